@@ -1,0 +1,132 @@
+"""Entries to and from what is stored: CloudEvents headers and JSON data. Pure.
+
+CloudEvents 1.0 (core and NATS protocol binding, binary content mode): https://github.com/cloudevents/spec
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from flowctl.journal import subjects
+from flowctl.journal.events import UPCASTERS, VERSIONS, Aggregate, JournalEvent
+from flowctl.journal.log import Draft, Entry, Poison, Unknown
+
+MAX_ENTRY_BYTES: Final = 512 * 1024
+HASH_LENGTH: Final = 64
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoders = {t: msgspec.json.Decoder(t) for t in VERSIONS}
+_HASH = re.compile(r"\A([0-9a-f]{64})?\Z")
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A draft ready to be published, with the hash that its successor will carry."""
+
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+    hash: str
+
+
+def encode(draft: Draft, *, entry_id: str, actor: str, correlation: str, previous_hash: str, wall_ns: int) -> Stored:
+    """What to publish for a draft. ``ce-time`` is the writer's own clock; the server's time of the message is the one used."""
+    kind, token = subjects.TOKENS[type(draft.event)]
+    subject = subjects.entry_subject(draft.aggregate, token)
+    headers = {
+        subjects.CE_SPECVERSION: "1.0",
+        subjects.CE_ID: entry_id,
+        subjects.CE_TYPE: subjects.ce_type(kind, token, VERSIONS[type(draft.event)]),
+        subjects.CE_SOURCE: f"/flowctl/{actor}",
+        subjects.CE_SUBJECT: ".".join(draft.aggregate.key),
+        subjects.CE_TIME: datetime.fromtimestamp(wall_ns / 1e9, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        subjects.CE_ACTOR: actor,
+        subjects.CE_CORRELATION: correlation,
+        subjects.CE_CAUSATION: str(draft.causation),
+        subjects.CE_PREVIOUS_HASH: previous_hash,
+        subjects.CONTENT_TYPE: "application/json",
+    }
+    data = _encoder.encode(draft.event)
+    return Stored(subject, headers, data, entry_hash(subject, headers, data))
+
+
+def entry_hash(subject: str, headers: Mapping[str, str], data: bytes) -> str:
+    """SHA-256 (hex) over the subject, flowctl's headers and the data; it covers the previous hash, so it fixes the chain."""
+    digest = hashlib.sha256()
+    digest.update(subject.encode())
+    for name in _HASHED:
+        digest.update(b"\n" + headers.get(name, "").encode())
+    digest.update(b"\n" + data)
+    return digest.hexdigest()
+
+
+_HASHED: Final = (
+    subjects.CE_ID,
+    subjects.CE_TYPE,
+    subjects.CE_SOURCE,
+    subjects.CE_TIME,
+    subjects.CE_ACTOR,
+    subjects.CE_CORRELATION,
+    subjects.CE_CAUSATION,
+    subjects.CE_PREVIOUS_HASH,
+)
+
+
+def decode(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | None, data: bytes) -> Entry:
+    """The entry of a stored message. Never raises: what cannot be read comes back as ``Poison``, what is new as ``Unknown``."""
+    headers = headers or {}
+    place = subjects.parse_entry_subject(subject)
+    if place is None:
+        return Entry(seq, time_ns, subject, None, Poison("the subject is not one of the journal's"), data=data)
+    aggregate, token = place
+    event = _decode_event(aggregate, token, headers, data)
+    causation = headers.get(subjects.CE_CAUSATION, "0")
+    return Entry(
+        seq=seq,
+        time_ns=time_ns,
+        subject=subject,
+        aggregate=aggregate,
+        event=event,
+        id=headers.get(subjects.CE_ID, ""),
+        ce_type=headers.get(subjects.CE_TYPE, ""),
+        actor=headers.get(subjects.CE_ACTOR, ""),
+        correlation=headers.get(subjects.CE_CORRELATION, ""),
+        causation=int(causation) if causation.isascii() and causation.isdigit() and len(causation) < 20 else 0,
+        previous_hash=headers.get(subjects.CE_PREVIOUS_HASH, ""),
+        hash=entry_hash(subject, headers, data),
+        data=data,
+    )
+
+
+def _decode_event(aggregate: Aggregate, token: str, headers: Mapping[str, str], data: bytes) -> JournalEvent | Unknown | Poison:
+    if not headers.get(subjects.CE_ID):
+        return Poison("no ce-id header")
+    if not _HASH.match(headers.get(subjects.CE_PREVIOUS_HASH, "")):
+        return Poison("the ce-previoushash header is not a SHA-256 in hex")
+    ce_type = headers.get(subjects.CE_TYPE, "")
+    parsed = subjects.parse_ce_type(ce_type)
+    if parsed is None:
+        return Unknown(ce_type) if ce_type else Poison("no ce-type header")
+    kind, named, version = parsed
+    if (kind, named) != (aggregate.kind, token):
+        return Poison(f"ce-type {ce_type} does not belong on subject token {token!r}")
+    event_type = subjects.TYPES.get((kind, named))
+    if event_type is None or version > VERSIONS[event_type]:
+        return Unknown(ce_type)
+    try:
+        if version == VERSIONS[event_type]:
+            return _decoders[event_type].decode(data)
+        return msgspec.convert(_upcast(event_type.__name__, version, VERSIONS[event_type], data), event_type)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, KeyError) as error:
+        return Poison(f"the data is not a {event_type.__name__} version {version}: {error}")
+
+
+def _upcast(name: str, version: int, target: int, data: bytes) -> dict[str, Any]:
+    value = msgspec.json.decode(data, type=dict[str, Any])
+    while version < target:
+        value = UPCASTERS[name, version](value)
+        version += 1
+    return value

@@ -1,0 +1,250 @@
+"""What a journal is: entries, and the Protocols that its implementations keep."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import ClassVar, Protocol
+
+import msgspec
+from msgspec import field
+
+from flowctl.ids import InstanceId
+from flowctl.journal.events import Aggregate, JournalEvent
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Where an aggregate ends: the stream sequence and hash of its last entry; (0, "") if it has none."""
+
+    seq: int = 0
+    hash: str = ""
+
+    EMPTY: ClassVar["Head"]
+
+
+Head.EMPTY = Head()
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """An entry of a type or version that this release does not know. Skipped and counted, never an error."""
+
+    ce_type: str
+
+
+class Poison(msgspec.Struct, frozen=True):
+    """An entry that cannot be read, with the reason. Quarantined and counted, never an error."""
+
+    reason: str
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event that is to be appended to an aggregate. ``causation`` is the sequence of the entry that led to it, 0 if none."""
+
+    aggregate: Aggregate
+    event: JournalEvent
+    causation: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry as stored. ``time_ns`` is the server's Unix time in nanoseconds; ``aggregate`` None only for poison."""
+
+    seq: int
+    time_ns: int
+    subject: str
+    aggregate: Aggregate | None
+    event: JournalEvent | Unknown | Poison
+    id: str = ""
+    ce_type: str = ""
+    actor: str = ""
+    correlation: str = ""
+    causation: int = 0
+    previous_hash: str = ""
+    hash: str = ""
+    data: bytes = b""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an instance said of itself. ``metrics`` are counters and gauges by name."""
+
+    instance: InstanceId
+    incarnation: int
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    edges: list["EdgeCounters"] = field(default_factory=list["EdgeCounters"])
+
+
+class EdgeCounters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One end of an edge: ``peer`` is ``<component>.<index>``, ``direction`` ``in`` or ``out``."""
+
+    peer: str
+    direction: str
+    events_total: int = 0
+    bytes_total: int = 0
+    in_flight: int = 0
+    resent_total: int = 0
+    connected: bool = False
+
+
+class HostBeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An agent's sign of life."""
+
+    host: str
+    agent: str = ""
+    instances: int = 0
+
+
+class ServiceBeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A service's sign of life: while no registry is alive, the components' silence means nothing."""
+
+    service: str
+    name: str
+
+
+Beat = Heartbeat | HostBeat | ServiceBeat
+
+
+class StoredBeat(msgspec.Struct, frozen=True):
+    """A heartbeat with the server's time of it, Unix nanoseconds, and its sequence in the heartbeat stream."""
+
+    seq: int
+    time_ns: int
+    beat: Beat
+
+
+class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of an instance's output. ``stream`` is ``stdout`` or ``stderr``; ``id`` is unique to the line."""
+
+    instance: InstanceId
+    incarnation: int
+    stream: str
+    text: str
+    time_ns: int
+    id: str = ""
+
+
+class Journal(Protocol):
+    """The append-only log of facts. Safe for concurrent use by the tasks of one event loop."""
+
+    async def append(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        actor: str,
+        expect: Mapping[Aggregate, Head] | None = None,
+        correlation: str = "",
+    ) -> list[Entry]:
+        """Append all drafts in this order, or none of them, and return them as stored.
+
+        ``expect`` holds the head of every aggregate in ``drafts`` as the caller knows it; None appends after whatever is
+        there. At most 500 drafts. When this returns, the entries are on disk.
+
+        Raises:
+            ConflictError: an aggregate's head is not the expected one; nothing was written.
+            JournalUnavailableError: no answer in time, and reading back did not answer either. The entries may or may not
+                have been written; calling again with the same expectation is safe.
+        """
+        ...
+
+    async def head(self, aggregate: Aggregate) -> Head:
+        """The present end of an aggregate."""
+        ...
+
+    async def last_sequence(self) -> int:
+        """The sequence of the last entry of the journal, 0 if it is empty."""
+        ...
+
+    def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
+        """The entries with ``after < seq <= upto`` in order, then the end. ``upto`` None: up to what is there now.
+
+        ``subject`` filters by a NATS wildcard of the journal's subjects.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
+            JournalCorruptError: an entry is missing.
+        """
+        ...
+
+    def follow(self, *, after: int = 0, subject: str | None = None) -> AsyncIterator[Entry]:
+        """The entries after ``after``, in order and without a gap, for ever: waits for new ones.
+
+        Raises:
+            JournalUnavailableError: the server does not answer. Follow again from the last sequence that was seen.
+            JournalCorruptError: an entry is missing, or the log ends before ``after``.
+        """
+        ...
+
+    def now_ns(self) -> int:
+        """The journal's time: the newest server time seen plus the monotonic time since; Unix nanoseconds."""
+        ...
+
+
+class Heartbeats(Protocol):
+    """The signs of life: many, small, kept for hours."""
+
+    async def publish(self, beats: Sequence[Beat]) -> None:
+        """Store all of them.
+
+        Raises:
+            JournalUnavailableError: some may not have been stored.
+        """
+        ...
+
+    def follow(self) -> AsyncIterator[StoredBeat]:
+        """The last stored beat of everybody, then every new one, for ever. A gap is possible; the newest is never skipped.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
+        """
+        ...
+
+
+class Logs(Protocol):
+    """The output of instances, kept while there is room."""
+
+    async def publish(self, lines: Sequence[LogLine]) -> None:
+        """Store all of them; a line whose ``id`` is stored already is not stored again.
+
+        Raises:
+            JournalUnavailableError: some may not have been stored.
+        """
+        ...
+
+    def read(
+        self,
+        pipeline: str,
+        *,
+        component: str | None = None,
+        index: int | None = None,
+        tail: int | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[LogLine]:
+        """Stored lines in order (the last ``tail`` if given), then with ``follow`` every new one.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
+        """
+        ...
+
+
+class Store(Protocol):
+    """One connection to everything that is stored."""
+
+    @property
+    def journal(self) -> Journal:
+        """The log of facts."""
+        ...
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """The signs of life."""
+        ...
+
+    @property
+    def logs(self) -> Logs:
+        """The output of instances."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server answers, as far as is known."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        ...

@@ -1,0 +1,236 @@
+"""The journal in memory: the twin of the JetStream one, for tests and simulation. Passes the same contract suite."""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from flowctl.clock import Clock, SystemClock
+from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError
+from flowctl.journal import codec, subjects
+from flowctl.journal.events import Aggregate
+from flowctl.journal.log import Beat, Draft, Entry, Head, Heartbeat, HostBeat, LogLine, StoredBeat
+
+
+def _matches(subject: str, pattern: str | None) -> bool:
+    """Whether a NATS wildcard (``*``: one token, final ``>``: one or more) covers the subject."""
+    if pattern is None:
+        return True
+    have, want = subject.split("."), pattern.split(".")
+    if want[-1] == ">":
+        want.pop()
+        if len(have) <= len(want):
+            return False
+        have = have[: len(want)]
+    return len(have) == len(want) and all(w in ("*", h) for h, w in zip(have, want, strict=True))
+
+
+class MemoryStore:
+    """Everything that is stored, in this process. ``available`` False makes every call fail like an absent server."""
+
+    def __init__(self, clock: Clock | None = None, new_id: Callable[[], str] | None = None) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.available = True
+        self._changed = asyncio.Event()
+        self.journal = MemoryJournal(self, new_id or (lambda: uuid.uuid4().hex))
+        self.heartbeats = MemoryHeartbeats(self)
+        self.logs = MemoryLogs(self)
+
+    @property
+    def connected(self) -> bool:
+        """See ``Store``."""
+        return self.available
+
+    async def close(self) -> None:
+        """See ``Store``."""
+
+    def set_available(self, *, available: bool) -> None:
+        """Take the server away, or bring it back."""
+        self.available = available
+        self.notify()
+
+    def check(self) -> None:
+        """Fail as a call to an absent server does."""
+        if not self.available:
+            raise JournalUnavailableError("the journal does not answer")
+
+    def notify(self) -> None:
+        """Wake everybody who waits for something new."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait for something new."""
+        await self._changed.wait()
+
+
+class MemoryJournal:
+    """See ``Journal``."""
+
+    def __init__(self, store: MemoryStore, new_id: Callable[[], str]) -> None:
+        self._store = store
+        self._new_id = new_id
+        self._entries: list[Entry] = []
+        self._heads: dict[Aggregate, Head] = {}
+
+    async def append(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        actor: str,
+        expect: Mapping[Aggregate, Head] | None = None,
+        correlation: str = "",
+    ) -> list[Entry]:
+        """See ``Journal``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        heads: dict[Aggregate, Head] = {}
+        for draft in drafts:
+            head = self._heads.get(draft.aggregate, Head.EMPTY)
+            if expect is not None and expect[draft.aggregate].seq != head.seq:
+                raise ConflictError(f"{draft.aggregate} ends at {head.seq}, not at {expect[draft.aggregate].seq}")
+            heads[draft.aggregate] = head
+        now_ns = self._store.clock.wall_ns()
+        appended: list[Entry] = []
+        for draft in drafts:
+            previous = heads[draft.aggregate]
+            stored = codec.encode(
+                draft,
+                entry_id=self._new_id(),
+                actor=actor,
+                correlation=correlation,
+                previous_hash=previous.hash,
+                wall_ns=now_ns,
+            )
+            seq = len(self._entries) + len(appended) + 1
+            appended.append(codec.decode(seq, now_ns, stored.subject, stored.headers, stored.data))
+            heads[draft.aggregate] = Head(seq, stored.hash)
+        self._entries += appended
+        self._heads.update(heads)
+        self._store.notify()
+        return appended
+
+    def put(self, subject: str, headers: Mapping[str, str], data: bytes) -> Entry:
+        """Store a message as a foreign writer might, unchecked. For tests."""
+        entry = codec.decode(len(self._entries) + 1, self._store.clock.wall_ns(), subject, headers, data)
+        self._entries.append(entry)
+        if entry.aggregate is not None:
+            self._heads[entry.aggregate] = Head(entry.seq, entry.hash)
+        self._store.notify()
+        return entry
+
+    async def head(self, aggregate: Aggregate) -> Head:
+        """See ``Journal``."""
+        self._store.check()
+        return self._heads.get(aggregate, Head.EMPTY)
+
+    async def last_sequence(self) -> int:
+        """See ``Journal``."""
+        self._store.check()
+        return len(self._entries)
+
+    async def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
+        """See ``Journal``."""
+        self._store.check()
+        for entry in self._entries[after : len(self._entries) if upto is None else upto]:
+            if _matches(entry.subject, subject):
+                yield entry
+
+    async def follow(self, *, after: int = 0, subject: str | None = None) -> AsyncIterator[Entry]:
+        """See ``Journal``."""
+        self._store.check()
+        if after > len(self._entries):
+            raise JournalCorruptError(f"the journal ends at {len(self._entries)}, before {after}")
+        while True:
+            while after < len(self._entries):
+                entry = self._entries[after]
+                after += 1
+                if _matches(entry.subject, subject):
+                    yield entry
+            await self._store.changed()
+            self._store.check()
+
+    def now_ns(self) -> int:
+        """See ``Journal``."""
+        return self._store.clock.wall_ns()
+
+
+def _beat_subject(beat: Beat) -> str:
+    match beat:
+        case Heartbeat():
+            return subjects.heartbeat_subject(beat.instance)
+        case HostBeat():
+            return subjects.host_heartbeat_subject(beat.host)
+        case _:
+            return subjects.service_heartbeat_subject(beat.service, beat.name)
+
+
+class MemoryHeartbeats:
+    """See ``Heartbeats``."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._beats: list[StoredBeat] = []
+
+    async def publish(self, beats: Sequence[Beat]) -> None:
+        """See ``Heartbeats``."""
+        self._store.check()
+        for beat in beats:
+            self._beats.append(StoredBeat(len(self._beats) + 1, self._store.clock.wall_ns(), beat))
+        self._store.notify()
+
+    async def follow(self) -> AsyncIterator[StoredBeat]:
+        """See ``Heartbeats``."""
+        self._store.check()
+        at = len(self._beats)
+        last = {_beat_subject(stored.beat): stored for stored in self._beats}
+        for stored in sorted(last.values(), key=lambda stored: stored.seq):
+            yield stored
+        while True:
+            while at < len(self._beats):
+                at += 1
+                yield self._beats[at - 1]
+            await self._store.changed()
+            self._store.check()
+
+
+class MemoryLogs:
+    """See ``Logs``."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._lines: list[LogLine] = []
+        self._ids: set[str] = set()
+
+    async def publish(self, lines: Sequence[LogLine]) -> None:
+        """See ``Logs``."""
+        self._store.check()
+        for line in lines:
+            if not line.id or line.id not in self._ids:
+                self._ids.add(line.id)
+                self._lines.append(line)
+        self._store.notify()
+
+    async def read(
+        self,
+        pipeline: str,
+        *,
+        component: str | None = None,
+        index: int | None = None,
+        tail: int | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[LogLine]:
+        """See ``Logs``."""
+        self._store.check()
+        pattern = subjects.log_filter(pipeline, component, index)
+        at = len(self._lines)
+        stored = deque((line for line in self._lines if _matches(subjects.log_subject(line.instance), pattern)), maxlen=tail)
+        for line in stored:
+            yield line
+        while follow:
+            while at < len(self._lines):
+                at += 1
+                if _matches(subjects.log_subject(self._lines[at - 1].instance), pattern):
+                    yield self._lines[at - 1]
+            await self._store.changed()
+            self._store.check()

@@ -1,0 +1,120 @@
+"""Every subject, stream and header name of the journal, written once.
+
+Token counts are fixed, so that one wildcard answers a question: all status changes of pipeline ``orders`` are
+``flowctl.journal.component.orders.*.*.status_changed``.
+"""
+
+import re
+from typing import Final
+
+from flowctl.ids import InstanceId, is_id
+from flowctl.journal.events import EVENT_TYPES, Aggregate, AggregateKind, JournalEvent
+
+JOURNAL_STREAM: Final = "FLOWCTL_JOURNAL"
+HEARTBEAT_STREAM: Final = "FLOWCTL_HEARTBEATS"
+LOG_STREAM: Final = "FLOWCTL_LOGS"
+
+JOURNAL_ROOT: Final = "flowctl.journal"
+HEARTBEAT_ROOT: Final = "flowctl.heartbeat"
+LOG_ROOT: Final = "flowctl.log"
+
+JOURNAL_ALL: Final = f"{JOURNAL_ROOT}.>"
+HEARTBEAT_ALL: Final = f"{HEARTBEAT_ROOT}.>"
+LOG_ALL: Final = f"{LOG_ROOT}.>"
+
+# CloudEvents 1.0, NATS protocol binding, binary content mode; extension attributes are lower-case letters and digits.
+CE_SPECVERSION: Final = "ce-specversion"
+CE_ID: Final = "ce-id"
+CE_TYPE: Final = "ce-type"
+CE_SOURCE: Final = "ce-source"
+CE_TIME: Final = "ce-time"
+CE_SUBJECT: Final = "ce-subject"
+CE_ACTOR: Final = "ce-actor"
+CE_CORRELATION: Final = "ce-correlationid"
+CE_CAUSATION: Final = "ce-causationid"
+CE_PREVIOUS_HASH: Final = "ce-previoushash"
+CONTENT_TYPE: Final = "content-type"
+
+_KEY_LENGTH: Final[dict[str, int]] = {"component": 3, "pipeline": 1, "host": 1}
+_CE_TYPE = re.compile(r"\Aflowctl\.(component|pipeline|host)\.([a-z_]+)\.v([1-9][0-9]{0,5})\Z")
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _kind_and_token(event_type: type[JournalEvent]) -> tuple[AggregateKind, str]:
+    kind, _, token = _snake(event_type.__name__).partition("_")
+    if kind == "checkpoint":
+        return "component", f"checkpoint_{token}"
+    if kind in ("component", "pipeline", "host"):
+        return kind, token
+    raise AssertionError(f"{event_type.__name__} names no aggregate")
+
+
+TOKENS: Final[dict[type[JournalEvent], tuple[AggregateKind, str]]] = {t: _kind_and_token(t) for t in EVENT_TYPES}
+"""Each event type's aggregate kind and last subject token, for example ``("component", "status_changed")``."""
+
+TYPES: Final[dict[tuple[str, str], type[JournalEvent]]] = {pair: t for t, pair in TOKENS.items()}
+
+
+def entry_subject(aggregate: Aggregate, token: str) -> str:
+    """Where an entry of ``aggregate`` with the event token (``status_changed``) is published."""
+    return f"{JOURNAL_ROOT}.{aggregate.kind}.{'.'.join(aggregate.key)}.{token}"
+
+
+def aggregate_filter(aggregate: Aggregate) -> str:
+    """The wildcard that covers exactly the entries of ``aggregate``."""
+    return entry_subject(aggregate, "*")
+
+
+def parse_entry_subject(subject: str) -> tuple[Aggregate, str] | None:
+    """The aggregate and event token of a journal subject, or None if it is not one."""
+    parts = subject.split(".")
+    if len(parts) < 5 or parts[0] != "flowctl" or parts[1] != "journal":
+        return None
+    kind, key, token = parts[2], tuple(parts[3:-1]), parts[-1]
+    if _KEY_LENGTH.get(kind) != len(key):
+        return None
+    ids = key[:2] if kind == "component" else key
+    if not all(is_id(part) for part in ids):
+        return None
+    if kind == "component" and not (key[2].isascii() and key[2].isdigit() and str(int(key[2])) == key[2]):
+        return None
+    return Aggregate(kind, key), token  # type: ignore[arg-type]
+
+
+def ce_type(kind: str, token: str, version: int) -> str:
+    """The CloudEvents type, for example ``flowctl.component.status_changed.v1``."""
+    return f"flowctl.{kind}.{token}.v{version}"
+
+
+def parse_ce_type(text: str) -> tuple[str, str, int] | None:
+    """Aggregate kind, event token and version of a CloudEvents type, or None if it is not one of flowctl's."""
+    match = _CE_TYPE.match(text)
+    return (match[1], match[2], int(match[3])) if match else None
+
+
+def heartbeat_subject(instance: InstanceId) -> str:
+    """Where an instance's heartbeats are published."""
+    return f"{HEARTBEAT_ROOT}.component.{instance.pipeline}.{instance.component}.{instance.index}"
+
+
+def host_heartbeat_subject(host: str) -> str:
+    """Where an agent's heartbeats are published."""
+    return f"{HEARTBEAT_ROOT}.host.{host}"
+
+
+def service_heartbeat_subject(service: str, name: str) -> str:
+    """Where a service (``registry``) of that name says that it is alive."""
+    return f"{HEARTBEAT_ROOT}.service.{service}.{name}"
+
+
+def log_subject(instance: InstanceId) -> str:
+    """Where an instance's output lines are published."""
+    return f"{LOG_ROOT}.{instance.pipeline}.{instance.component}.{instance.index}"
+
+
+def log_filter(pipeline: str, component: str | None = None, index: int | None = None) -> str:
+    """The wildcard for the output of a pipeline, a component or one instance."""
+    return f"{LOG_ROOT}.{pipeline}.{component or '*'}.{'*' if index is None else index}"
