@@ -26,10 +26,14 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
 
 
 class PipelineSubmitted(Fact, frozen=True, kw_only=True):
-    """A pipeline file was accepted; ``revision`` counts from 1. References to secrets stand unresolved in ``pipeline``."""
+    """A pipeline file was accepted; ``revision`` counts from 1. References to secrets stand unresolved in ``pipeline``.
+
+    ``run`` counts the runs from the beginning: a new run forgets the checkpoints of the one before.
+    """
 
     revision: int
     pipeline: Pipeline
+    run: int = 1
     source: str = ""
 
 

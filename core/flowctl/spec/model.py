@@ -46,13 +46,12 @@ class Backoff(Record, frozen=True, kw_only=True):
 
 
 class Restart(Record, frozen=True, kw_only=True):
-    """What happens when an instance exits before it has completed.
+    """What happens when an instance exits before it has completed and without having been asked to.
 
-    ``on_failure`` restarts after any exit that was neither a completion nor asked for; ``always`` restarts after completion
-    too; ``never`` lets the instance fail at its first exit. More than ``max_attempts`` restarts within ``window_s`` fail it.
+    ``on_failure`` restarts it, ``never`` lets it fail at once. More than ``max_attempts`` restarts within ``window_s`` fail it.
     """
 
-    policy: Literal["on_failure", "always", "never"] = "on_failure"
+    policy: Literal["on_failure", "never"] = "on_failure"
     max_attempts: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
     window_s: Seconds = 300.0
     backoff: Backoff = Backoff()

@@ -1,0 +1,190 @@
+"""What the CLI and other tools ask of the services, and what they answer: JSON over NATS micro-services.
+
+One subject an endpoint: ``flowctl.api.<service>.<verb>``. Requests and answers are the structs below.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import field
+
+API_ROOT: Final = "flowctl.api"
+ORCHESTRATOR: Final = "orchestrator"
+REGISTRY: Final = "registry"
+HEALTH: Final = "health"
+AGENT: Final = "agent"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every request has in common: who asks, and a name for everything that comes of it."""
+
+    actor: str = "cli"
+    correlation: str = ""
+
+
+class Submit(Request, frozen=True, kw_only=True):
+    """Run this pipeline (the ``Pipeline`` struct as JSON). ``fresh`` forgets checkpoints."""
+
+    pipeline: msgspec.Raw
+    source: str = ""
+    fresh: bool = False
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """``change`` is ``created``, ``changed`` or ``unchanged``; ``seq`` the entry that says so."""
+
+    pipeline: str
+    revision: int
+    change: str
+    seq: int
+
+
+class Stop(Request, frozen=True, kw_only=True):
+    """End a pipeline: sources first, what is out is drained."""
+
+    pipeline: str
+    reason: str = ""
+
+
+class RestartInstances(Request, frozen=True, kw_only=True):
+    """Start anew a component's instances, or all of the pipeline's."""
+
+    pipeline: str
+    component: str | None = None
+    index: int | None = None
+
+
+class Scale(Request, frozen=True, kw_only=True):
+    """Change how many instances a component has."""
+
+    pipeline: str
+    component: str
+    replicas: int
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """It is in the journal. ``seq`` is the last entry, ``instances`` whom it concerns."""
+
+    seq: int
+    instances: list[str] = field(default_factory=list[str])
+
+
+class StatusRequest(Request, frozen=True, kw_only=True):
+    """Everything, or one pipeline."""
+
+    pipeline: str | None = None
+
+
+class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance as an operator sees it. Times are Unix milliseconds by the journal; ``waiting_for`` says for what."""
+
+    instance: str
+    component: str
+    index: int
+    kind: str
+    phase: str
+    status: str
+    reason: str = ""
+    waiting_for: str = ""
+    incarnation: int = 0
+    host: str = ""
+    handle: str = ""
+    address: str = ""
+    since_ms: int = 0
+    restarts: int = 0
+    last_exit: str = ""
+    checkpoint: int | None = None
+    revision: int = 0
+
+
+class PipelineView(msgspec.Struct, frozen=True, kw_only=True):
+    """One pipeline as an operator sees it. ``spec`` is the pipeline file's content."""
+
+    name: str
+    status: str
+    reason: str = ""
+    revision: int
+    run: int
+    since_ms: int
+    submitted_ms: int
+    source: str = ""
+    instances: list[InstanceView] = field(default_factory=list[InstanceView])
+    spec: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class HostView(msgspec.Struct, frozen=True, kw_only=True):
+    """One host as an operator sees it."""
+
+    name: str
+    status: str
+    address: str = ""
+    drivers: list[str] = field(default_factory=list[str])
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    since_ms: int = 0
+    reason: str = ""
+    instances: int = 0
+
+
+class StatusView(msgspec.Struct, frozen=True, kw_only=True):
+    """What flowctl knows as of journal entry ``seq``. ``unknown_since_ms``: since when the journal does not answer."""
+
+    seq: int
+    time_ms: int
+    pipelines: list[PipelineView] = field(default_factory=list[PipelineView])
+    hosts: list[HostView] = field(default_factory=list[HostView])
+    unknown_since_ms: int | None = None
+    unknown_entries: int = 0
+    quarantined_entries: int = 0
+
+
+class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
+    """One end of an edge, as last reported. ``rate`` is events a second over the last two heartbeats."""
+
+    peer: str
+    direction: str
+    events_total: int
+    bytes_total: int
+    in_flight: int
+    resent_total: int
+    connected: bool
+    rate: float = 0.0
+
+
+class LiveView(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance said in its last heartbeat; ``heartbeat_age_s`` is how long ago."""
+
+    instance: str
+    incarnation: int
+    heartbeat_age_s: float
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    rates: dict[str, float] = field(default_factory=dict[str, float])
+    edges: list[EdgeView] = field(default_factory=list[EdgeView])
+
+
+class LiveRequest(Request, frozen=True, kw_only=True):
+    """The last heartbeats of a pipeline's instances, or of all."""
+
+    pipeline: str | None = None
+
+
+class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """See ``LiveRequest``."""
+
+    instances: list[LiveView] = field(default_factory=list[LiveView])
+
+
+class InfoRequest(Request, frozen=True, kw_only=True):
+    """How is this service?"""
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service is: its version, its position in the journal, where it listens, and its settings that matter."""
+
+    service: str
+    version: str
+    name: str
+    pid: int
+    seq: int
+    ready: bool
+    detail: str = ""
+    addresses: dict[str, str] = field(default_factory=dict[str, str])
