@@ -6,12 +6,12 @@ Any NATS client can discover them (``$SRV.INFO``); several replicas of a service
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.micro import add_service
+from nats.micro import add_service  # pyright: ignore[reportUnknownVariableType] - its kwargs are untyped
 from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
@@ -77,7 +77,7 @@ class Endpoints:
             metadata={"instance": self._name},
             queue_group=f"flowctl-{self._service_name}",
         )
-        self._service = await add_service(self._nc, config)  # pyright: ignore[reportUnknownVariableType] - untyped kwargs upstream
+        self._service = await add_service(self._nc, config)
         for verb, (request_type, handler) in self._handlers.items():
             schema = msgspec.json.encode(msgspec.json.schema(request_type)).decode()
             await self._service.add_endpoint(
@@ -156,7 +156,7 @@ async def call(
         raise DeadlineError(f"the {service} did not answer within {timeout_s:g} s") from None
     except (nats.errors.Error, OSError) as error:
         raise ControlPlaneUnreachableError(f"the connection to NATS failed: {error}") from error
-    headers = cast("dict[str, str]", message.headers or {})  # pyright: ignore[reportUnknownMemberType]
+    headers: dict[str, str] = message.headers or {}
     code = headers.get(ERROR_HEADER)
     if code is not None:
         raise _error(code, message.data)

@@ -1,0 +1,147 @@
+"""The services' settings: defaults, then a TOML file, then the environment (``FLOWCTL_…``), then flags.
+
+The file is named by ``FLOWCTL_SETTINGS_FILE``. Every setting stands in docs/settings.md, which a test compares with this module.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from flowctl.errors import InvalidSettingError
+from flowctl.ids import ID_PATTERN, is_id
+from flowctl.paths import default_state_dir
+
+SETTINGS_FILE = "FLOWCTL_SETTINGS_FILE"
+
+IdStr = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$")]
+Listen = Annotated[str, StringConstraints(pattern=r"^[^\s:]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$")]
+
+
+def default_host_name() -> str:
+    """This machine's name as an id."""
+    name = socket.gethostname().split(".")[0].lower()
+    cleaned = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in name)
+    cleaned = cleaned.strip("-_")[:63]
+    return cleaned if is_id(cleaned) else "localhost"
+
+
+class Settings(BaseSettings):
+    """What every service has."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FLOWCTL_", extra="ignore", cli_kebab_case=True, cli_hide_none_type=True, cli_avoid_json=True
+    )
+
+    nats_url: str = Field("", description="NATS server(s), comma-separated; empty: the embedded one of the state directory")
+    nats_monitor_url: str = Field("", description="HTTP monitoring address of an external NATS server, to verify that it fsyncs")
+    nats_assume_synced: bool = Field(
+        default=False, description="trust that an external NATS server has sync_interval: always when it cannot be verified"
+    )
+    state_dir: Path = Field(default_factory=default_state_dir, description="where this host keeps its state")
+    name: IdStr = Field(default_factory=default_host_name, description="the name of this host or service replica")
+    http_listen: Listen | Literal[""] = Field("", description="host:port of /health, /ready and /metrics; empty: off")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe message that is logged")
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, json otherwise")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags and code first, then the environment, then the file."""
+        del dotenv_settings, file_secret_settings
+        path = os.environ.get(SETTINGS_FILE)
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(path))) if path else sources
+
+
+class RegistrySettings(Settings):
+    """The registry's."""
+
+    registry_listen: Listen = Field("127.0.0.1:8080", description="host:port of the gRPC ComponentRegistry")
+    heartbeat_interval_s: float = Field(10.0, gt=0, le=3600, description="how often components are told to send heartbeats")
+
+
+class HealthSettings(Settings):
+    """The health monitor's."""
+
+    silence_s: float = Field(30.0, gt=0, description="an instance is unhealthy after more than this many seconds of silence")
+    check_interval_s: float = Field(0.5, gt=0, le=5, description="how often silence is looked for")
+
+
+class OrchestratorSettings(Settings):
+    """The orchestrator's."""
+
+
+class AgentSettings(Settings):
+    """The agent's."""
+
+    registry: str = Field("127.0.0.1:8080", description="host:port of the registry, as components on this host reach it")
+    advertise_host: str = Field("127.0.0.1", description="the address at which other hosts reach components on this one")
+    labels: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="labels of this host for placement, for example gpu=true,zone=a"
+    )
+    host_heartbeat_s: float = Field(5.0, gt=0, le=3600, description="how often the agent says that its host is alive")
+    log_file_bytes: int = Field(10_000_000, ge=4096, description="a component's log file is rotated at this size")
+    log_files: int = Field(5, ge=1, le=100, description="how many rotated log files of an instance are kept")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair for pair in value.split(",") if pair]
+        if any("=" not in pair for pair in pairs):
+            raise ValueError("expected key=value pairs, separated by commas")
+        return {key.strip(): rest.strip() for key, rest in (pair.split("=", 1) for pair in pairs)}
+
+
+class ServerSettings(RegistrySettings, HealthSettings, OrchestratorSettings, AgentSettings):
+    """Everything in one process."""
+
+    registry: str = Field("", description="as components reach the registry; empty: where it listens")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], flags: list[str] | None = None, **values: Any) -> S:  # noqa: ANN401 - values of any field
+    """The settings of a service: from ``flags`` (argv without the program) if given, ``values``, the environment and the file.
+
+    Raises:
+        InvalidSettingError: naming the setting, what is wrong with it and where it can be set.
+    """
+    try:
+        if flags is None:
+            return kind(**values)
+        return CliApp.run(kind, cli_args=flags, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        message = f"{field}: {first['msg'].lower()}, found {str(first.get('input'))[:80]!r}"
+        flag = f"--{field.replace('_', '-')}"
+        raise InvalidSettingError(message, hint=f"set it with {flag} or FLOWCTL_{field.upper()}") from error
+    except (SettingsError, OSError, ValueError) as error:
+        raise InvalidSettingError(f"the settings cannot be read: {error}") from error
+
+
+def argv() -> list[str]:
+    """The program's own arguments."""
+    return sys.argv[1:]
