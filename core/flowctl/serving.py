@@ -7,23 +7,24 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
 
 from flowctl import paths
 from flowctl.clock import Clock, SystemClock
 from flowctl.endpoints import Endpoints
-from flowctl.errors import EXIT_DONE, FlowctlError, JournalUnavailableError
+from flowctl.errors import EXIT_DONE, EXIT_FAILED, FlowctlError, JournalUnavailableError
 from flowctl.journal.jetstream import JetStreamStore
 from flowctl.journal.log import Store
-from flowctl.projection import Projection
+from flowctl.projection import Projection, retrying
 from flowctl.settings import Settings
 from flowctl.telemetry.logs import setup_logging
 from flowctl.telemetry.web import WebServer
 
 CONNECT_RETRY_S: Final = 0.5
+STOP_TIMEOUT_S: Final = 30.0
 
 log = logging.getLogger("flowctl.serving")
 
@@ -77,14 +78,14 @@ async def connect(settings: Settings) -> JetStreamStore:
     """
     said = False
     while True:
-        url = settings.nats_url or _embedded_url(settings)
+        url, monitor_url = _where(settings)
         try:
             if not url:
                 raise JournalUnavailableError("no NATS server is named, and none is embedded in the state directory yet")
             return await JetStreamStore.connect(
                 url,
                 name=f"flowctl-{settings.name}",
-                monitor_url=settings.nats_monitor_url or None,
+                monitor_url=monitor_url or None,
                 assume_synced=settings.nats_assume_synced,
             )
         except JournalUnavailableError as error:
@@ -94,38 +95,60 @@ async def connect(settings: Settings) -> JetStreamStore:
             await asyncio.sleep(CONNECT_RETRY_S)
 
 
-def _embedded_url(settings: Settings) -> str:
-    """How the embedded server of this state directory is reached, if one runs."""
+def _where(settings: Settings) -> tuple[str, str]:
+    """Client and monitoring address of the NATS server: the named one, else the state directory's own if it runs."""
+    if settings.nats_url:
+        return settings.nats_url, settings.nats_monitor_url
     from flowctl.journal.embedded import discover
 
     found = discover(paths.nats_dir(settings.state_dir))
-    if found is None:
-        return ""
-    settings.nats_monitor_url = settings.nats_monitor_url or found.monitor_url
-    return found.url
+    return (found.url, found.monitor_url) if found is not None else ("", "")
 
 
 async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task[None]]:
-    """Connect and fold the journal; the task goes on following it."""
+    """Connect and fold the journal; the task goes on following it. Waits for the journal as long as it takes.
+
+    Raises:
+        JournalMisconfiguredError, JournalCorruptError: see ``connect``.
+    """
     store = await connect(settings)
-    projection = Projection(store.journal)
-    following = await projection.start()
-    nc = store.nc
+    try:
+        projection = Projection(store.journal)
+        following = await retrying(projection.start, clock=SystemClock(), what="reading the journal")
+    except BaseException:
+        await store.close()
+        raise
 
     def endpoints(service: str) -> Endpoints:
-        return Endpoints(nc, service, name=settings.name)
+        return Endpoints(store.nc, service, name=settings.name)
 
     return ServiceContext(store=store, projection=projection, endpoints=endpoints), following
+
+
+async def close_context(context: ServiceContext, following: asyncio.Task[None]) -> None:
+    """Undo ``open_context``."""
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError, FlowctlError):
+        await following
+    await context.store.close()
 
 
 def run_service(settings: Settings, name: str, build: Callable[[ServiceContext], Service]) -> int:
     """Run one service alone until SIGTERM or SIGINT; the exit code. Errors become one clear sentence on stderr."""
     setup_logging(settings.log_level, settings.log_format, service=name)
+    return run_to_exit_code(_run_alone(settings, build))
+
+
+def run_to_exit_code(work: Coroutine[Any, Any, int]) -> int:
+    """Run a process' whole life; what ends it early is logged: one sentence for what was foreseen, the traceback otherwise."""
     try:
-        return asyncio.run(_run_alone(settings, build))
+        return asyncio.run(work)
     except FlowctlError as error:
         log.error("%s", error)  # noqa: TRY400 - one clear sentence, no traceback
         return error.exit_code
+    except Exception:
+        log.exception("unexpected error")
+        return EXIT_FAILED
 
 
 async def _run_alone(settings: Settings, build: Callable[[ServiceContext], Service]) -> int:
@@ -137,51 +160,73 @@ async def _run_alone(settings: Settings, build: Callable[[ServiceContext], Servi
     try:
         return await run_services(context, [build(context)], following=following, stop=stop, http_listen=settings.http_listen)
     finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError, FlowctlError):
-            await following
-        await context.store.close()
+        await close_context(context, following)
 
 
 async def run_services(
     context: ServiceContext,
-    services: Sequence[Service],
+    services: Iterable[Service],
     *,
     following: asyncio.Task[None],
     stop: asyncio.Event,
     http_listen: str,
     ready: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
-    """Start the services in order, serve until ``stop`` is set or one fails, and stop them in reverse order."""
+    """Start the services in order, serve until ``stop`` is set or one fails, and stop them in reverse order.
+
+    ``services`` is consumed one by one: each is taken when the one before it has started. ``ready`` is awaited once all have.
+
+    Raises:
+        FlowctlError: what made a service unable to start or to go on.
+    """
+    started: list[Service] = []
+    all_started = False
 
     def readiness() -> str | None:
-        reasons = [f"{service.name}: {reason}" for service in services if (reason := service.readiness()) is not None]
+        if not all_started:
+            return "starting"
+        reasons = [f"{service.name}: {reason}" for service in started if (reason := service.readiness()) is not None]
         return "; ".join(reasons) or None
 
-    started: list[Service] = []
-    watches = [following]
+    watches: list[asyncio.Task[None]] = [following]
     web = WebServer(http_listen, metrics=context.metrics, readiness=readiness) if http_listen else None
+    stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         for service in services:
-            await service.start()
+            starting = asyncio.ensure_future(service.start())
             started.append(service)
+            if not await first_of(starting, stop):
+                return EXIT_DONE
+            starting.result()
             watches.append(asyncio.create_task(service.failed(), name=f"{service.name}-failed"))
-        log.info("ready", extra={"services": [service.name for service in services], "http": web.address if web else ""})
+        all_started = True
+        log.info("ready", extra={"services": [service.name for service in started], "http": web.address if web else ""})
         if ready is not None:
             await ready()
-        stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopping, *watches], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
             task.result()
-        stopping.cancel()
         return EXIT_DONE
     finally:
+        stopping.cancel()
         for watch in watches[1:]:
             watch.cancel()
+        await asyncio.gather(*watches[1:], return_exceptions=True)
         for service in reversed(started):
-            await service.stop()
+            await _stop(service)
         if web is not None:
             web.close()
+
+
+async def _stop(service: Service) -> None:
+    """Stop one service; whatever comes of it, the others are stopped too."""
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await service.stop()
+    except TimeoutError:
+        log.warning("the %s did not stop within %g s", service.name, STOP_TIMEOUT_S)
+    except Exception:
+        log.exception("the %s did not stop cleanly", service.name)
 
 
 def stop_signals() -> asyncio.Event:
@@ -193,12 +238,14 @@ def stop_signals() -> asyncio.Event:
     return stop
 
 
-async def first_of(work: "asyncio.Future[object]", stop: asyncio.Event) -> bool:
+async def first_of(work: "asyncio.Future[Any]", stop: asyncio.Event) -> bool:
     """Wait for the work or for ``stop``; True if the work is done, else it is cancelled."""
     stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if work.done():
-        return True
-    work.cancel()
-    return False
+    try:
+        await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        stopping.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
