@@ -7,7 +7,7 @@ import msgspec
 
 from flowctl.journal.log import Draft
 
-Refusal = Literal["not_found", "invalid", "precondition", "superseded"]
+Refusal = Literal["not_found", "invalid", "precondition", "superseded", "exists"]
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -70,7 +70,9 @@ class InvalidSettingError(UserError):
 
 
 class RefusedError(FlowctlError):
-    """The request is well-formed, and the present state does not allow it."""
+    """The request is well-formed, and the present state does not allow it. ``refusal`` is the decision's own word for why."""
+
+    refusal: str = "precondition"
 
 
 class NotFoundError(RefusedError):

@@ -89,6 +89,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     position: int
     cursor: str = ""
+    incarnation: int = 0
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -372,7 +373,7 @@ def fold_instance(instance: Instance, event: ComponentEvent, entry: Entry) -> No
                 instance.failure = event
         case CheckpointCommitted():
             if event.incarnation == instance.incarnation:
-                instance.checkpoint = Checkpoint(event.position, event.cursor)
+                instance.checkpoint = Checkpoint(event.position, event.cursor, event.incarnation)
 
 
 def _start(instance: Instance, event: ComponentStarting, entry: Entry) -> None:

@@ -13,7 +13,6 @@ from flowctl.decision import Decision, Rejected
 from flowctl.errors import (
     ConflictError,
     DeadlineError,
-    FlowctlError,
     JournalCorruptError,
     JournalUnavailableError,
     NotFoundError,
@@ -142,10 +141,12 @@ class Projection:
         self._news = asyncio.Event()
 
 
-def refusal(rejected: Rejected) -> FlowctlError:
+def refusal(rejected: Rejected) -> RefusedError:
     """The error that tells a caller of a rejection."""
     kind = NotFoundError if rejected.refusal == "not_found" else RefusedError
-    return kind(rejected.message, hint=rejected.hint)
+    error = kind(rejected.message, hint=rejected.hint)
+    error.refusal = rejected.refusal
+    return error
 
 
 T = TypeVar("T")
