@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from flowctl.clock import Clock, SystemClock
 from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError
-from flowctl.journal import codec, subjects
+from flowctl.journal import chain, codec, subjects
 from flowctl.journal.events import Aggregate
-from flowctl.journal.log import Beat, Draft, Entry, Head, Heartbeat, HostBeat, LogLine, StoredBeat
+from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, StoredBeat
 
 
 def _matches(subject: str, pattern: str | None) -> bool:
@@ -82,6 +82,7 @@ class MemoryJournal:
         correlation: str = "",
     ) -> list[Entry]:
         """See ``Journal``."""
+        chain.check_drafts(drafts)
         await asyncio.sleep(0)
         self._store.check()
         heads: dict[Aggregate, Head] = {}
@@ -92,19 +93,10 @@ class MemoryJournal:
             heads[draft.aggregate] = head
         now_ns = self._store.clock.wall_ns()
         appended: list[Entry] = []
-        for draft in drafts:
-            previous = heads[draft.aggregate]
-            stored = codec.encode(
-                draft,
-                entry_id=self._new_id(),
-                actor=actor,
-                correlation=correlation,
-                previous_hash=previous.hash,
-                wall_ns=now_ns,
-            )
-            seq = len(self._entries) + len(appended) + 1
-            appended.append(codec.decode(seq, now_ns, stored.subject, stored.headers, stored.data))
-            heads[draft.aggregate] = Head(seq, stored.hash)
+        links = chain.link(drafts, heads, actor=actor, correlation=correlation, new_id=self._new_id, wall_ns=now_ns)
+        for seq, link in enumerate(links, start=len(self._entries) + 1):
+            appended.append(codec.decode(seq, now_ns, link.stored.subject, link.stored.headers, link.stored.data))
+            heads[link.aggregate] = Head(seq, link.stored.hash)
         self._entries += appended
         self._heads.update(heads)
         self._store.notify()
@@ -155,16 +147,6 @@ class MemoryJournal:
         return self._store.clock.wall_ns()
 
 
-def _beat_subject(beat: Beat) -> str:
-    match beat:
-        case Heartbeat():
-            return subjects.heartbeat_subject(beat.instance)
-        case HostBeat():
-            return subjects.host_heartbeat_subject(beat.host)
-        case _:
-            return subjects.service_heartbeat_subject(beat.service, beat.name)
-
-
 class MemoryHeartbeats:
     """See ``Heartbeats``."""
 
@@ -183,7 +165,7 @@ class MemoryHeartbeats:
         """See ``Heartbeats``."""
         self._store.check()
         at = len(self._beats)
-        last = {_beat_subject(stored.beat): stored for stored in self._beats}
+        last = {subjects.beat_subject(stored.beat): stored for stored in self._beats}
         for stored in sorted(last.values(), key=lambda stored: stored.seq):
             yield stored
         while True:

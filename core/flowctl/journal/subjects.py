@@ -9,6 +9,7 @@ from typing import Final
 
 from flowctl.ids import InstanceId, is_id
 from flowctl.journal.events import EVENT_TYPES, Aggregate, AggregateKind, JournalEvent
+from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat
 
 JOURNAL_STREAM: Final = "FLOWCTL_JOURNAL"
 HEARTBEAT_STREAM: Final = "FLOWCTL_HEARTBEATS"
@@ -108,6 +109,17 @@ def host_heartbeat_subject(host: str) -> str:
 def service_heartbeat_subject(service: str, name: str) -> str:
     """Where a service (``registry``) of that name says that it is alive."""
     return f"{HEARTBEAT_ROOT}.service.{service}.{name}"
+
+
+def beat_subject(beat: Beat) -> str:
+    """Where this heartbeat is published."""
+    match beat:
+        case Heartbeat():
+            return heartbeat_subject(beat.instance)
+        case HostBeat():
+            return host_heartbeat_subject(beat.host)
+        case ServiceBeat():
+            return service_heartbeat_subject(beat.service, beat.name)
 
 
 def log_subject(instance: InstanceId) -> str:

@@ -1,0 +1,351 @@
+"""One supervised client connection: requests with deadlines, prompt failure when the server goes away, return when it comes back."""
+
+import asyncio
+import itertools
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from nats import errors as nats_errors
+from nats.aio.client import Client
+
+from flowctl.errors import JournalError, JournalUnavailableError
+
+_log = logging.getLogger(__name__)
+
+PING_INTERVAL_S: Final = 5
+RECONNECT_WAIT_S: Final = 0.1
+MAX_REOPEN_WAIT_S: Final = 5.0
+
+NO_RESPONDERS: Final = "503"
+
+T = TypeVar("T")
+
+
+class ApiError(JournalError):
+    """The JetStream API refused a request. ``code`` is the HTTP-like status, ``err_code`` the server's own (10071)."""
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({err_code})")
+        self.code = code
+        self.err_code = err_code
+
+
+class _ErrorBody(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _ErrorReply(msgspec.Struct):
+    error: _ErrorBody | None = None
+
+
+class Connection:
+    """See the module. ``check`` runs after every reconnection, before anything else is let through; what it raises stays raised."""
+
+    def __init__(self, url: str, *, name: str, connect_timeout_s: float, request_timeout_s: float) -> None:
+        self.servers = [part.strip() for part in url.split(",") if part.strip()]
+        self.name = name
+        self.connect_timeout_s = connect_timeout_s
+        self.request_timeout_s = request_timeout_s
+        self.client: Any = None
+        self.inbox = f"_INBOX.flowctl.{uuid.uuid4().hex[:16]}"
+        self.check: Callable[[], Awaitable[None]] | None = None
+        self.on_disconnect: list[Callable[[], None]] = []
+        self.on_reconnect: list[Callable[[], None]] = []
+        self._replies: dict[str, asyncio.Future[Any]] = {}
+        self._tokens = itertools.count(1)
+        self._ready = asyncio.Event()
+        self._broken: JournalError | None = None
+        self._closing = False
+        self._refused = asyncio.Event()
+        self._last_error = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- what callers see --------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there, as far as is known, and passed the check."""
+        return self._ready.is_set() and self._broken is None
+
+    @property
+    def shown(self) -> str:
+        """The servers without their credentials."""
+        return ", ".join(_without_credentials(server) for server in self.servers)
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What the connected server said of itself (INFO)."""
+        return dict(self.client._server_info)  # noqa: SLF001  # nats-py has no public name for it
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            JournalUnavailableError: no server answered in time, or it refused the credential.
+        """
+        try:
+            self.client = await self._dial()
+        except BaseException:
+            self._closing = True
+            raise
+        self._ready.set()
+
+    async def close(self) -> None:
+        """Let go."""
+        self._closing = True
+        self._ready.clear()
+        self._fail_replies()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.client is not None:
+            await self.client.close()
+
+    def raise_if_broken(self) -> None:
+        """Raise what the check found wrong, for ever."""
+        if self._broken is not None:
+            raise self._broken
+
+    def break_with(self, error: JournalError) -> None:
+        """Let nothing through any more: what is stored is not what was there."""
+        _log.error("%s", error)
+        self._broken = error
+
+    async def up(self, deadline: float) -> None:
+        """Wait until the server is there; ``deadline`` by the event loop's clock.
+
+        Raises:
+            JournalUnavailableError: it is not there in time.
+        """
+        self.raise_if_broken()
+        if self._ready.is_set():
+            return
+        if self._closing:
+            raise JournalUnavailableError("the connection to the journal is closed")
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._ready.wait()
+        except TimeoutError:
+            raise self.unavailable() from None
+        self.raise_if_broken()
+
+    def unavailable(self, what: str = "") -> JournalUnavailableError:
+        """The error to raise when the server does not answer."""
+        reason = what or self._last_error
+        return JournalUnavailableError(f"the journal at {self.shown} does not answer{f': {reason}' if reason else ''}")
+
+    # --- requests ----------------------------------------------------------------------------------------------------------
+
+    async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> asyncio.Future[Any]:
+        """Publish with a reply address; the future gets the reply, or JournalUnavailableError when the connection breaks.
+
+        Raises:
+            JournalUnavailableError: there is no connection now. Nothing was sent.
+        """
+        self.raise_if_broken()
+        token = str(next(self._tokens))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies[token] = future
+        future.add_done_callback(lambda _: self._replies.pop(token, None))
+        try:
+            await self.publish(subject, data, headers, reply=f"{self.inbox}.{token}")
+        except BaseException:
+            future.cancel()
+            raise
+        return future
+
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, reply: str = "") -> None:
+        """Publish without waiting. Never buffers for a server that is away.
+
+        Raises:
+            JournalUnavailableError: there is no connection now.
+        """
+        if self._closing or not self.client.is_connected:
+            raise self.unavailable()
+        try:
+            # A fresh dict: nats-py changes the one that it is given.
+            await self.client.publish(subject, data, reply=reply, headers=None if headers is None else dict(headers))
+        except (nats_errors.Error, OSError) as error:
+            raise self.unavailable(str(error)) from error
+
+    async def request(
+        self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None, *, timeout_s: float | None = None
+    ) -> bytes:
+        """The reply's data.
+
+        Raises:
+            JournalUnavailableError: no reply in time, nobody to reply, or the connection broke.
+        """
+        future = await self.send(subject, data, headers)
+        return reply_data(await self.within(future, timeout_s), self)
+
+    async def within(self, future: asyncio.Future[T], timeout_s: float | None = None) -> T:
+        """What the future yields, in time.
+
+        Raises:
+            JournalUnavailableError: not in time.
+        """
+        timeout_s = self.request_timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            raise self.unavailable(f"no reply within {timeout_s:g} s") from None
+
+    async def api(self, subject: str, body: object, reply_type: type[T], *, timeout_s: float | None = None) -> T:
+        """A call of the JetStream API (``STREAM.INFO.<stream>``).
+
+        Raises:
+            ApiError: the server refuses.
+            JournalUnavailableError: it does not answer.
+        """
+        data = b"" if body is None else msgspec.json.encode(body)
+        reply = await self.request(f"$JS.API.{subject}", data, timeout_s=timeout_s)
+        return decode_reply(reply, reply_type)
+
+    # --- the client --------------------------------------------------------------------------------------------------------
+
+    async def _dial(self) -> Any:
+        client = Client()
+        self._refused.clear()
+        connecting = asyncio.create_task(
+            client.connect(
+                servers=self.servers,
+                name=self.name,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+                allow_reconnect=True,
+                connect_timeout=max(1, int(self.connect_timeout_s)),
+                reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType]  # any number will do
+                max_reconnect_attempts=-1,
+                ping_interval=PING_INTERVAL_S,
+                inbox_prefix=f"{self.inbox}.r",
+            )
+        )
+        refused = asyncio.create_task(self._refused.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {connecting, refused}, timeout=self.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if connecting not in done:
+                raise self.unavailable()
+            connecting.result()
+            await client.subscribe(f"{self.inbox}.*", cb=self._on_reply)
+        except BaseException as error:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            await client.close()
+            if isinstance(error, nats_errors.Error | OSError | ValueError):
+                raise self.unavailable(str(error)) from error
+            raise
+        finally:
+            refused.cancel()
+        return client
+
+    async def _on_reply(self, message: Any) -> None:
+        future = self._replies.get(message.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = str(error) or type(error).__name__
+        if "authorization" in self._last_error.lower():
+            self._refused.set()
+        _log.debug("nats: %s", self._last_error)
+
+    async def _on_disconnected(self) -> None:
+        if not self._closing and self._ready.is_set():
+            _log.warning("the connection to the journal at %s is lost", self.shown)
+        self._ready.clear()
+        self._fail_replies()
+        for observe in self.on_disconnect:
+            observe()
+
+    def _fail_replies(self) -> None:
+        for future in list(self._replies.values()):
+            if not future.done():
+                future.set_exception(self.unavailable("the connection is lost"))
+                future.exception()  # not every caller still waits
+
+    async def _on_reconnected(self) -> None:
+        self._start(self._readmit())
+
+    async def _on_closed(self) -> None:
+        """nats-py gives up for ever on some errors of the server; we do not."""
+        if not self._closing and self.client is not None:
+            self._ready.clear()
+            self._fail_replies()
+            self._start(self._reopen())
+
+    async def _reopen(self) -> None:
+        wait_s = RECONNECT_WAIT_S
+        while not self._closing:
+            try:
+                self.client = await self._dial()
+            except JournalUnavailableError:
+                await asyncio.sleep(wait_s)
+                wait_s = min(MAX_REOPEN_WAIT_S, wait_s * 2)
+            else:
+                await self._readmit()
+                return
+
+    async def _readmit(self) -> None:
+        """Check what came back, then let callers through."""
+        wait_s = RECONNECT_WAIT_S
+        client = self.client
+        while self.check is not None and client.is_connected and client is self.client:
+            try:
+                await self.check()
+                break
+            except (JournalUnavailableError, ApiError):
+                await asyncio.sleep(wait_s)
+                wait_s = min(MAX_REOPEN_WAIT_S, wait_s * 2)
+            except JournalError as error:
+                self.break_with(error)
+                break
+        if client.is_connected and client is self.client and not self._closing:
+            self._ready.set()
+            _log.info("connected to the journal at %s again", self.shown)
+            for observe in self.on_reconnect:
+                observe()
+
+    def _start(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def reply_data(message: Any, connection: Connection) -> bytes:
+    """The data of a reply.
+
+    Raises:
+        JournalUnavailableError: it says that nobody listens.
+    """
+    if message.headers and message.headers.get("Status") == NO_RESPONDERS:
+        raise connection.unavailable("nobody listens there (no JetStream, or no leader)")
+    return message.data
+
+
+def decode_reply(data: bytes, reply_type: type[T]) -> T:
+    """A reply of the JetStream API.
+
+    Raises:
+        ApiError: it is an error.
+    """
+    error = msgspec.json.decode(data, type=_ErrorReply).error
+    if error is not None:
+        raise ApiError(error.code, error.err_code, error.description)
+    return msgspec.json.decode(data, type=reply_type)
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -1,0 +1,79 @@
+"""Heartbeats on JetStream: one readable JSON message each, all of a group sent before the first acknowledgement is awaited."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import msgspec
+
+from flowctl.journal import subjects
+from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
+from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
+from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoders = {
+    "component": msgspec.json.Decoder(Heartbeat),
+    "host": msgspec.json.Decoder(HostBeat),
+    "service": msgspec.json.Decoder(ServiceBeat),
+}
+
+
+class JetStreamHeartbeats:
+    """See ``Heartbeats``. ``unreadable`` counts the messages of others that are no heartbeats."""
+
+    def __init__(self, connection: Connection, observe: Callable[[int], None]) -> None:
+        self._connection = connection
+        self._observe = observe
+        self.unreadable = 0
+
+    async def publish(self, beats: Sequence[Beat]) -> None:
+        """See ``Heartbeats``."""
+        pending = [await self._connection.send(subjects.beat_subject(beat), _encoder.encode(beat)) for beat in beats]
+        await acknowledged(self._connection, pending)
+
+    async def follow(self) -> AsyncIterator[StoredBeat]:
+        """See ``Heartbeats``."""
+        self._connection.raise_if_broken()
+        reader = StreamReader(self._connection, subjects.HEARTBEAT_STREAM, subject=subjects.HEARTBEAT_ALL)
+        async with contextlib.aclosing(reader.batches(Position(last_per_subject=True), follow=True)) as batches:
+            async for raws in batches:
+                self._observe(raws[-1].time_ns)
+                for raw in raws:
+                    beat = _decode(raw)
+                    if beat is None:
+                        self.unreadable += 1
+                    else:
+                        yield StoredBeat(raw.seq, raw.time_ns, beat)
+
+
+def _decode(raw: Raw) -> Beat | None:
+    """The heartbeat in a message, None if there is none or it speaks for somebody else than its subject says."""
+    decoder = _decoders.get(raw.subject.removeprefix(f"{subjects.HEARTBEAT_ROOT}.").partition(".")[0])
+    if decoder is None:
+        return None
+    try:
+        beat = decoder.decode(raw.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return beat if subjects.beat_subject(beat) == raw.subject else None
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+
+
+async def acknowledged(connection: Connection, pending: Sequence[asyncio.Future[object]]) -> None:
+    """Wait until all of these publishes are acknowledged.
+
+    Raises:
+        JournalUnavailableError: some are not.
+    """
+    if not pending:
+        return
+    messages = await connection.within(asyncio.gather(*pending))
+    for message in messages:
+        try:
+            decode_reply(reply_data(message, connection), _Ack)
+        except ApiError as error:
+            raise connection.unavailable(error.message) from error

@@ -1,0 +1,187 @@
+"""The journal on JetStream."""
+
+import asyncio
+import contextlib
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+from flowctl.clock import Clock, JournalClock
+from flowctl.errors import ConflictError, JournalCorruptError
+from flowctl.journal import chain, codec, subjects
+from flowctl.journal.events import Aggregate
+from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
+from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.jetstream.reader import Position, StreamReader
+from flowctl.journal.jetstream.streams import StreamInfo, stream_info
+from flowctl.journal.log import Draft, Entry, Head
+
+MAX_CONFLICTS: Final = 20
+REMEMBERED_HEADS: Final = 10_000
+
+
+class JetStreamJournal:
+    """See ``Journal``. The times of returned entries are the journal clock's; readers see the server's own."""
+
+    def __init__(self, connection: Connection, clock: Clock, new_id: Callable[[], str] | None = None) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._journal_clock = JournalClock(clock)
+        self._new_id = new_id or (lambda: uuid.uuid4().hex)
+        self._commit = GroupCommit(connection)
+        self._heads: OrderedDict[Aggregate, Head] = OrderedDict()
+        self._turns: dict[Aggregate, tuple[asyncio.Lock, int]] = {}
+        self.seen_sequence = 0
+
+    @property
+    def commit_counts(self) -> CommitCounts:
+        """How the appends were grouped."""
+        return self._commit.counts
+
+    async def close(self) -> None:
+        """Give up on what is under way."""
+        await self._commit.close()
+
+    # --- writing -----------------------------------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        actor: str,
+        expect: Mapping[Aggregate, Head] | None = None,
+        correlation: str = "",
+    ) -> list[Entry]:
+        """See ``Journal``."""
+        chain.check_drafts(drafts)
+        if not drafts:
+            return []
+        deadline = asyncio.get_running_loop().time() + self._connection.request_timeout_s
+        aggregates = sorted({draft.aggregate for draft in drafts})
+        if expect is not None:
+            heads = {aggregate: expect[aggregate] for aggregate in aggregates}
+            return await self._append_after(heads, drafts, actor, correlation, deadline)
+        async with contextlib.AsyncExitStack() as stack:
+            for aggregate in aggregates:
+                await stack.enter_async_context(self._turn(aggregate))
+            conflicts = 0
+            while True:
+                heads = await self._present_heads(aggregates, deadline)
+                try:
+                    return await self._append_after(heads, drafts, actor, correlation, deadline)
+                except ConflictError:
+                    conflicts += 1
+                    for aggregate in aggregates:
+                        self._heads.pop(aggregate, None)
+                    if conflicts > MAX_CONFLICTS or asyncio.get_running_loop().time() > deadline:
+                        raise
+
+    async def _append_after(
+        self, heads: Mapping[Aggregate, Head], drafts: Sequence[Draft], actor: str, correlation: str, deadline: float
+    ) -> list[Entry]:
+        links = chain.link(
+            drafts, heads, actor=actor, correlation=correlation, new_id=self._new_id, wall_ns=self._clock.wall_ns()
+        )
+        sequences = await self._commit.append(Append(links, heads, deadline))
+        self.seen_sequence = max(self.seen_sequence, sequences[-1])
+        now_ns = self.now_ns()
+        entries: list[Entry] = []
+        for seq, link in zip(sequences, links, strict=True):
+            entries.append(codec.decode(seq, now_ns, link.stored.subject, link.stored.headers, link.stored.data))
+            self._remember(link.aggregate, Head(seq, link.stored.hash))
+        return entries
+
+    async def _present_heads(self, aggregates: Sequence[Aggregate], deadline: float) -> dict[Aggregate, Head]:
+        """Where the aggregates end; remembered ones may be out of date, which the server will say."""
+        heads: dict[Aggregate, Head] = {}
+        for aggregate in aggregates:
+            known = self._heads.get(aggregate)
+            if known is None:
+                await self._connection.up(deadline)
+                known = await self.head(aggregate)
+            heads[aggregate] = known
+        return heads
+
+    def _remember(self, aggregate: Aggregate, head: Head) -> None:
+        self._heads[aggregate] = head
+        self._heads.move_to_end(aggregate)
+        if len(self._heads) > REMEMBERED_HEADS:
+            self._heads.popitem(last=False)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, aggregate: Aggregate) -> AsyncIterator[None]:
+        """One at a time, among this process's writers that append to whatever is there."""
+        lock, waiting = self._turns.get(aggregate, (asyncio.Lock(), 0))
+        self._turns[aggregate] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            waiting = self._turns[aggregate][1] - 1
+            if waiting:
+                self._turns[aggregate] = (lock, waiting)
+            else:
+                del self._turns[aggregate]
+
+    # --- reading -----------------------------------------------------------------------------------------------------------
+
+    async def head(self, aggregate: Aggregate) -> Head:
+        """See ``Journal``."""
+        self._connection.raise_if_broken()
+        try:
+            return (await self._commit.last_message(aggregate)).head
+        except ApiError as error:
+            raise self._connection.unavailable(error.message) from error
+
+    async def last_sequence(self) -> int:
+        """See ``Journal``."""
+        return (await self._info()).state.last_seq
+
+    async def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
+        """See ``Journal``."""
+        last = (await self._info()).state.last_seq
+        upto = last if upto is None else min(upto, last)
+        if after >= upto:
+            return
+        reader = self._reader(subject)
+        async with contextlib.aclosing(reader.batches(Position(after=after), follow=False, upto=upto)) as batches:
+            async for raws in batches:
+                for raw in raws:
+                    yield codec.decode(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)
+                    after = raw.seq
+        if subject is None and after < upto:
+            raise JournalCorruptError(f"the journal ends at {after}, before {upto}")
+
+    async def follow(self, *, after: int = 0, subject: str | None = None) -> AsyncIterator[Entry]:
+        """See ``Journal``."""
+        last = (await self._info()).state.last_seq
+        if after > last:
+            raise JournalCorruptError(f"the journal ends at {last}, before {after}")
+        reader = self._reader(subject)
+        async with contextlib.aclosing(reader.batches(Position(after=after), follow=True)) as batches:
+            async for raws in batches:
+                self.observe(raws[-1].time_ns, raws[-1].seq)
+                for raw in raws:
+                    yield codec.decode(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)
+
+    def _reader(self, subject: str | None) -> StreamReader:
+        return StreamReader(self._connection, subjects.JOURNAL_STREAM, subject=subject, contiguous=subject is None)
+
+    async def _info(self) -> StreamInfo:
+        self._connection.raise_if_broken()
+        try:
+            return await stream_info(self._connection, subjects.JOURNAL_STREAM)
+        except ApiError as error:
+            raise self._connection.unavailable(error.message) from error
+
+    # --- time --------------------------------------------------------------------------------------------------------------
+
+    def observe(self, server_ns: int, seq: int = 0) -> None:
+        """A message of the server with this time, and this sequence of the journal, has just arrived."""
+        self._journal_clock.observe(server_ns)
+        self.seen_sequence = max(self.seen_sequence, seq)
+
+    def now_ns(self) -> int:
+        """See ``Journal``."""
+        return self._journal_clock.now_ns()

@@ -1,0 +1,122 @@
+"""The store on JetStream: one connection, three streams, and the checks before the first byte."""
+
+from datetime import datetime
+from typing import Any, Self
+
+from flowctl.clock import Clock, SystemClock
+from flowctl.errors import JournalCorruptError
+from flowctl.journal import subjects
+from flowctl.journal.jetstream import server_check, streams
+from flowctl.journal.jetstream.connection import Connection
+from flowctl.journal.jetstream.heartbeats import JetStreamHeartbeats
+from flowctl.journal.jetstream.journal import JetStreamJournal
+from flowctl.journal.jetstream.logs import JetStreamLogs
+
+
+class JetStreamStore:
+    """See ``Store``. Made by ``connect``."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._created = ""
+        self.journal = JetStreamJournal(connection, clock)
+        self.heartbeats = JetStreamHeartbeats(connection, self.journal.observe)
+        self.logs = JetStreamLogs(connection)
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str,
+        clock: Clock | None = None,
+        connect_timeout_s: float = 5.0,
+        request_timeout_s: float = 10.0,
+        create: bool = True,
+        monitor_url: str = "",
+        assume_synced: bool = False,
+        replicas: int | None = None,
+        seen_sequence: int = 0,
+    ) -> Self:
+        """Connect, and check the server and the streams; ``create`` makes streams that are absent.
+
+        ``url`` may carry credentials and may name several servers of a cluster, separated by commas. ``monitor_url`` is the
+        server's HTTP monitoring, which proves the fsync setting; ``assume_synced`` vouches for it instead. ``replicas`` None:
+        three on a cluster, one on a single server. ``seen_sequence`` is the last that was ever seen of this journal.
+
+        Raises:
+            JournalUnavailableError: no server answered in time, or it refused the credential.
+            JournalMisconfiguredError: the server or a stream could lose what it acknowledges; the message names the setting.
+            JournalCorruptError: the journal ends before ``seen_sequence``.
+        """
+        connection = Connection(url, name=name, connect_timeout_s=connect_timeout_s, request_timeout_s=request_timeout_s)
+        await connection.open()
+        store = cls(connection, clock or SystemClock())
+        try:
+            await store._admit(  # noqa: SLF001  # its own
+                create=create, monitor_url=monitor_url, assume_synced=assume_synced, replicas=replicas, seen=seen_sequence
+            )
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def _admit(self, *, create: bool, monitor_url: str, assume_synced: bool, replicas: int | None, seen: int) -> None:
+        info = self._connection.server_info
+        server_check.check_server_info(info)
+        await server_check.check_sync(self._connection, monitor_urls=monitor_url, assume_synced=assume_synced)
+        copies = replicas or server_check.default_replicas(info)
+        found = await streams.ensure_stream(self._connection, streams.journal_settings(copies), create=create)
+        for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
+            await streams.ensure_stream(self._connection, settings, create=create)
+        self._created = found.created
+        self.journal.observe(_nanoseconds(found.ts), seen)
+        self._check_end(found)
+        self._connection.check = self._check_again
+
+    async def _check_again(self) -> None:
+        """After a reconnection: it must be the same journal, and hold at least what was seen of it."""
+        server_check.check_server_info(self._connection.server_info)
+        found = await streams.stream_info(self._connection, subjects.JOURNAL_STREAM)
+        if found.created != self._created:
+            raise JournalCorruptError(f"the journal was created anew at {found.created}: it is not the one of before")
+        self._check_end(found)
+
+    def _check_end(self, found: streams.StreamInfo) -> None:
+        seen, last = self.journal.seen_sequence, found.state.last_seq
+        if last < seen:
+            raise JournalCorruptError(
+                f"the journal ends at {last}, and entry {seen} was seen: entries are gone",
+                hint="restore the server's store from a copy, or point flowctl at the right server",
+            )
+        self.journal.observe(0, last)
+
+    @property
+    def connected(self) -> bool:
+        """See ``Store``."""
+        return self._connection.connected
+
+    @property
+    def seen_sequence(self) -> int:
+        """The last sequence of the journal that this store knows of; worth remembering for the next ``connect``."""
+        return self.journal.seen_sequence
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for observers of its loss (``on_disconnect``, ``on_reconnect``)."""
+        return self._connection
+
+    @property
+    def nc(self) -> Any:
+        """The raw nats client; another one after some failures, so ask each time."""
+        return self._connection.client
+
+    async def close(self) -> None:
+        """See ``Store``."""
+        await self.journal.close()
+        await self._connection.close()
+
+
+def _nanoseconds(timestamp: str) -> int:
+    """Unix nanoseconds of an RFC 3339 time as Go writes it, to the microsecond."""
+    return int(datetime.fromisoformat(timestamp).timestamp() * 1e9) if timestamp else 0

@@ -1,0 +1,199 @@
+"""The three streams: what they must be, what they are, and the refusal when the two differ. Never alters a stream."""
+
+from typing import Any, Final
+
+import msgspec
+
+from flowctl.errors import JournalCorruptError, JournalMisconfiguredError
+from flowctl.journal import subjects
+from flowctl.journal.jetstream.connection import ApiError, Connection
+
+DEDUP_WINDOW_S: Final = 120
+HEARTBEAT_AGE_S: Final = 6 * 3600
+HEARTBEAT_BYTES: Final = 256 * 1024 * 1024
+LOG_BYTES: Final = 1024 * 1024 * 1024
+
+STREAM_NOT_FOUND: Final = 10059
+STREAM_EXISTS: Final = 10058
+
+_S: Final = 1_000_000_000
+
+Settings = dict[str, Any]
+
+
+def journal_settings(replicas: int) -> Settings:
+    """The journal: kept for ever, never deleted from, fsynced by the server before every acknowledgement."""
+    return {
+        "name": subjects.JOURNAL_STREAM,
+        "description": "flowctl: everything that happened",
+        "subjects": [subjects.JOURNAL_ALL],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msg_size": -1,
+        "num_replicas": replicas,
+        "duplicate_window": DEDUP_WINDOW_S * _S,
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_rollup_hdrs": False,
+        "allow_direct": False,
+        "allow_atomic": True,
+    }
+
+
+def heartbeat_settings(replicas: int) -> Settings:
+    """Heartbeats: hours, the oldest go first, nobody waits for the disk (the server allows that on one replica only)."""
+    return _volatile(replicas) | {
+        "name": subjects.HEARTBEAT_STREAM,
+        "description": "flowctl: signs of life",
+        "subjects": [subjects.HEARTBEAT_ALL],
+        "max_bytes": HEARTBEAT_BYTES,
+        "max_age": HEARTBEAT_AGE_S * _S,
+    }
+
+
+def log_settings(replicas: int) -> Settings:
+    """Output of instances: as much as there is room for."""
+    return _volatile(replicas) | {
+        "name": subjects.LOG_STREAM,
+        "description": "flowctl: output of instances",
+        "subjects": [subjects.LOG_ALL],
+        "max_bytes": LOG_BYTES,
+        "max_age": 0,
+    }
+
+
+def _volatile(replicas: int) -> Settings:
+    return {
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_msg_size": -1,
+        "num_replicas": replicas,
+        "duplicate_window": DEDUP_WINDOW_S * _S,
+        "allow_direct": False,
+        "allow_atomic": False,
+        **({"persist_mode": "async"} if replicas == 1 else {}),
+    }
+
+
+# What an operator may choose otherwise: how much room the volatile streams get, and what they are called for people.
+_FREE: Final = frozenset({"description", "max_msgs", "max_msgs_per_subject", "max_msg_size", "max_consumers"})
+_FREE_WHEN_VOLATILE: Final = frozenset({"max_bytes", "max_age", "duplicate_window", "persist_mode", "allow_direct"})
+_EMPTY: Final[dict[str, object]] = {
+    "deny_delete": False,
+    "deny_purge": False,
+    "allow_rollup_hdrs": False,
+    "allow_direct": False,
+    "allow_atomic": False,
+    "max_age": 0,
+    "duplicate_window": 0,
+}
+# Limits that the journal must not have; the server leaves some of them out or writes -1 or 0 for "none".
+_UNLIMITED: Final = ("max_msgs", "max_msgs_per_subject", "max_bytes")
+
+
+def misconfigured(wanted: Settings, found: Settings) -> str | None:
+    """What is wrong with a stream's configuration, as one sentence; None if nothing is."""
+    volatile = wanted["discard"] == "old"
+    for name, want in wanted.items():
+        if name in _FREE or (volatile and name in _FREE_WHEN_VOLATILE):
+            continue
+        have = found.get(name, _EMPTY.get(name))
+        if have != want:
+            return _sentence(wanted["name"], name, have, want)
+    if not volatile:
+        for name in _UNLIMITED:
+            if (found.get(name) or -1) > 0:
+                return _sentence(wanted["name"], name, found[name], -1)
+        for name in ("mirror", "sources", "republish", "subject_transform", "sealed", "allow_msg_ttl"):
+            if found.get(name):
+                return _sentence(wanted["name"], name, found[name], "unset")
+    return None
+
+
+def _sentence(stream: str, name: str, have: object, want: object) -> str:
+    return f"stream {stream}: {name} is {_shown(have)} and must be {_shown(want)}"
+
+
+def _shown(value: object) -> str:
+    return "unset" if value is None else msgspec.json.encode(value).decode() if not isinstance(value, str) else value
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds."""
+
+    messages: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """The server's answer to ``STREAM.INFO``. ``ts`` is the server's own time of the answer (RFC 3339)."""
+
+    config: dict[str, Any]
+    state: StreamState
+    created: str = ""
+    ts: str = ""
+
+
+async def stream_info(connection: Connection, stream: str, *, timeout_s: float | None = None) -> StreamInfo:
+    """What the stream is and holds.
+
+    Raises:
+        JournalCorruptError: it is not there.
+        ApiError: the server refuses otherwise.
+        JournalUnavailableError: the server does not answer.
+    """
+    try:
+        return await connection.api(f"STREAM.INFO.{stream}", None, StreamInfo, timeout_s=timeout_s)
+    except ApiError as error:
+        if error.err_code == STREAM_NOT_FOUND:
+            raise JournalCorruptError(f"stream {stream} is not there any more") from error
+        raise
+
+
+async def ensure_stream(connection: Connection, wanted: Settings, *, create: bool) -> StreamInfo:
+    """The stream as it is, created if it is absent and ``create``.
+
+    Raises:
+        JournalMisconfiguredError: it differs from ``wanted`` where that matters, is absent, or cannot be created.
+        JournalUnavailableError: the server does not answer.
+    """
+    name = wanted["name"]
+    try:
+        info = await connection.api(f"STREAM.INFO.{name}", None, StreamInfo)
+    except ApiError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise _refusal(error, name, connection) from error
+        if not create:
+            raise JournalMisconfiguredError(f"stream {name} does not exist") from error
+        info = await _create(connection, wanted)
+    if (problem := misconfigured(wanted, info.config)) is not None:
+        raise JournalMisconfiguredError(problem)
+    return info
+
+
+async def _create(connection: Connection, wanted: Settings) -> StreamInfo:
+    name = wanted["name"]
+    try:
+        return await connection.api(f"STREAM.CREATE.{name}", wanted, StreamInfo)
+    except ApiError as error:
+        if error.err_code != STREAM_EXISTS:
+            raise _refusal(error, name, connection) from error
+    # Somebody else was first, with other settings: what is there will be compared.
+    return await connection.api(f"STREAM.INFO.{name}", None, StreamInfo)
+
+
+def _refusal(error: ApiError, stream: str, connection: Connection) -> Exception:
+    if error.code == 503:
+        return connection.unavailable(error.message)
+    return JournalMisconfiguredError(f"stream {stream}: the server says: {error.message}")
