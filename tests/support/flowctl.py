@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 COMMAND = [sys.executable, "-m", "flowctl_cli"]
 
 
-def until(condition: Callable[[], T], what: str, *, timeout_s: float = 30.0, every_s: float = 0.05) -> T:
+def until(condition: Callable[[], T | None], what: str, *, timeout_s: float = 30.0, every_s: float = 0.05) -> T:
     """The first true value of ``condition``; fails with ``what`` was awaited and what was there instead."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -60,7 +60,8 @@ class Flowctl:
         )
         if expect is not None and done.returncode != expect:
             raise AssertionError(
-                f"flowctl {' '.join(words)} exited {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}\n{self.server_log()}"
+                f"flowctl {' '.join(words)} exited {done.returncode}, not {expect}\n"
+                f"{done.stdout}\n{done.stderr}\n{self.server_log()}"
             )
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -128,13 +129,16 @@ class Flowctl:
         return "(no server.log)"
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that belongs to this control plane: its state directory stands in its environment."""
-        mine: list[psutil.Process] = []
-        for process in psutil.process_iter():
+        """Every process of this control plane: its state directory stands in its environment or its arguments."""
+
+        def mine(process: psutil.Process) -> bool:
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("FLOWCTL_STATE_DIR", "").startswith(str(self.state)) or str(self.state) in " ".join(process.cmdline()):
-                    mine.append(process)
-        return [process for process in mine if process.pid != os.getpid()]
+                if process.environ().get("FLOWCTL_STATE_DIR", "").startswith(str(self.state)):
+                    return process.status() != psutil.STATUS_ZOMBIE
+                return str(self.state) in " ".join(process.cmdline())
+            return False
+
+        return [process for process in psutil.process_iter() if process.pid != os.getpid() and mine(process)]
 
     def close(self) -> None:
         """End everything, and fail if something had to be killed."""
@@ -157,7 +161,7 @@ class Flowctl:
 
 
 @contextlib.contextmanager
-def control_plane(directory: Path, **settings: str) -> Iterator[Flowctl]:
+def control_plane(directory: Path, **settings: str) -> Generator[Flowctl]:
     """A control plane of its own; everything is ended afterwards and nothing may be left."""
     flowctl = Flowctl(directory, **settings)
     try:
