@@ -1,0 +1,66 @@
+"""What the schema knows and this version cannot obey: refused by name, with the way out. A later version deletes rows."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from flowctl.spec.model import Component, Driver
+from flowctl.spec.problems import Path, Problem
+
+
+class Unsupported(msgspec.Struct, frozen=True):
+    """One row: where in a component it stands (from the component's effective driver), what it is called, the way out."""
+
+    where: Callable[[Component, Driver], list[Path]]
+    what: str
+    way_out: str
+
+
+def _full_edges(component: Component, _: Driver) -> list[Path]:
+    return [("inputs", number, "when_full") for number, entry in enumerate(component.upstreams) if entry.when_full == "drop"]
+
+
+IN_COMPONENTS: Final = (
+    Unsupported(
+        lambda component, _: [("image",)] if component.image is not None else [],
+        "container images are not run by this version",
+        "name the program with command",
+    ),
+    Unsupported(
+        lambda component, _: [("driver",)] if component.driver not in {None, "process"} else [],
+        "this version starts components as processes only",
+        "remove it or write driver: process",
+    ),
+    Unsupported(
+        lambda component, driver: [("resources",)] if component.resources is not None and driver == "process" else [],
+        "the process driver cannot limit cpu and memory",
+        "remove it, or limit the program in its command, for example with prlimit",
+    ),
+    Unsupported(
+        lambda component, _: [("on_error", "action")] if component.on_error.action == "dead_letter" else [],
+        "this version cannot put failed events aside",
+        "write fail or retry, or catch the error in the component",
+    ),
+    Unsupported(
+        _full_edges, "this version drops no events", "write when_full: block, and the source slows down to what its readers take"
+    ),
+)
+
+
+def unsupported_in(component: Component, driver: Driver, path: Path) -> list[Problem]:
+    """What of a component at ``path`` this version cannot obey; ``driver`` is the pipeline's."""
+    effective = component.driver or driver
+    return [
+        Problem((*path, *where), f"not in this version: {row.what}", row.way_out)
+        for row in IN_COMPONENTS
+        for where in row.where(component, effective)
+    ]
+
+
+def unsupported_driver(driver: Driver) -> list[Problem]:
+    """Whether the pipeline's driver is refused."""
+    if driver == "process":
+        return []
+    message = "not in this version: this version starts components as processes only"
+    return [Problem(("spec", "driver"), message, "remove it or write driver: process")]
