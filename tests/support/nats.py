@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from flowctl.clock import Clock
@@ -11,7 +11,7 @@ from flowctl.journal.jetstream import JetStreamStore
 
 
 @contextlib.asynccontextmanager
-async def nats_server(directory: Path | None = None) -> AsyncIterator[EmbeddedNats]:
+async def nats_server(directory: Path | None = None) -> AsyncGenerator[EmbeddedNats]:
     """A server of the test's own, on a directory of its own unless one is given (whose content then outlives it)."""
     async with contextlib.AsyncExitStack() as stack:
         if directory is None:
@@ -44,7 +44,7 @@ async def connect(
 @contextlib.asynccontextmanager
 async def nats_store(
     directory: Path | None = None, *, name: str = "test", clock: Clock | None = None
-) -> AsyncIterator[JetStreamStore]:
+) -> AsyncGenerator[JetStreamStore]:
     """A store on a server of its own: ``async with nats_store() as store``."""
     async with nats_server(directory) as server, contextlib.AsyncExitStack() as stack:
         store = await connect(server, name=name, clock=clock)

@@ -13,7 +13,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,9 @@ STOP_TIMEOUT_S: Final = 5.0
 STEADY_AFTER_S: Final = 10.0
 MAX_BACKOFF_S: Final = 5.0
 
+CONFIG_FILE: Final = "nats.conf"
+STATE_FILE: Final = "nats.json"
+
 _USER: Final = "flowctl"
 
 
@@ -44,6 +47,30 @@ class _State(msgspec.Struct):
     pid: int = 0
     port: int = 0
     monitor_port: int = 0
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a running embedded server is: for clients (credential included), and its HTTP monitoring."""
+
+    url: str
+    monitor_url: str
+    pid: int
+
+
+def discover(directory: Path) -> Address | None:
+    """The live server of a directory, or None. Looks at files and processes only; whether it answers is for a client to see."""
+    directory = directory.absolute()
+    try:
+        state = msgspec.json.decode((directory / STATE_FILE).read_bytes(), type=_State)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not state.pid or not state.port or not server_process.runs(state.pid, directory / CONFIG_FILE):
+        return None
+    return _address(state)
+
+
+def _address(state: _State) -> Address:
+    return Address(f"nats://{_USER}:{state.password}@127.0.0.1:{state.port}", f"http://127.0.0.1:{state.monitor_port}", state.pid)
 
 
 class EmbeddedNats:
@@ -74,13 +101,12 @@ class EmbeddedNats:
     @property
     def url(self) -> str:
         """Where clients connect, credential included. Only after ``start``."""
-        state = self._running()
-        return f"nats://{_USER}:{state.password}@127.0.0.1:{state.port}"
+        return _address(self._running()).url
 
     @property
     def monitor_url(self) -> str:
         """The server's HTTP monitoring, loopback only. Only after ``start``."""
-        return f"http://127.0.0.1:{self._running().monitor_port}"
+        return _address(self._running()).monitor_url
 
     @property
     def pid(self) -> int:
@@ -234,11 +260,11 @@ class EmbeddedNats:
 
     @property
     def _config_path(self) -> Path:
-        return self.directory / "nats.conf"
+        return self.directory / CONFIG_FILE
 
     @property
     def _state_path(self) -> Path:
-        return self.directory / "nats.json"
+        return self.directory / STATE_FILE
 
     def _load(self) -> _State:
         try:
@@ -270,7 +296,7 @@ class EmbeddedNats:
         return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
 
     @contextlib.asynccontextmanager
-    async def _locked(self) -> AsyncIterator[None]:
+    async def _locked(self) -> AsyncGenerator[None]:
         """One starter at a time per directory, across processes."""
         fd = os.open(self.directory / "nats.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -119,10 +119,12 @@ async def ended(pid: int, *, child: subprocess.Popen[bytes] | None = None) -> No
         finally:
             loop.remove_reader(fd)
             os.close(fd)
-    while _lives(pid) and not (child is not None and child.pid == pid and child.poll() is not None):
-        await asyncio.sleep(0.05)
     if child is not None and child.pid == pid:
         child.poll()
+    while _lives(pid):  # where there is no pidfd, nothing announces the end
+        await asyncio.sleep(0.05)
+        if child is not None and child.pid == pid:
+            child.poll()
 
 
 async def end(pid: int, *, timeout_s: float, child: subprocess.Popen[bytes] | None = None) -> None:

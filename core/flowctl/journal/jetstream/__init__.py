@@ -1,8 +1,10 @@
 """The journal on NATS JetStream: the only package that imports nats, besides the service endpoints.
 
 May do any I/O with the server. Must never alter a stream that exists, and never report as written what the server has not
-acknowledged or shown. Inside: ``connection`` (one supervised client) <- ``streams``, ``server_check`` (what must be so before the first
-byte) <- ``reader`` (pull consumers), ``commit`` (group commit and read-back) <- ``journal``, ``heartbeats``, ``logs`` <- ``store``.
+acknowledged or shown.
+
+Inside: ``connection`` (one supervised client) <- ``streams``, ``server_check`` (what must be so before the first byte) <-
+``reader`` (pull consumers), ``commit`` (group commit and read-back) <- ``journal``, ``heartbeats``, ``logs`` <- ``store``.
 """
 
 from flowctl.journal.jetstream.commit import CommitCounts

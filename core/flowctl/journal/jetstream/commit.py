@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+from nats.aio.msg import Msg
 
 from flowctl.errors import ConflictError, JournalError, JournalMisconfiguredError, JournalUnavailableError
 from flowctl.journal import codec, subjects
@@ -68,7 +69,7 @@ class LastMessage(msgspec.Struct, frozen=True):
 
 
 class CommitCounts(msgspec.Struct):
-    """``groups`` sent (each one fsync at the most), ``entries`` and ``appends`` accepted, ``read_backs`` after a no or a silence."""
+    """``groups`` sent (each one fsync), ``entries`` and ``appends`` accepted, ``read_backs`` after a no or a silence."""
 
     groups: int = 0
     entries: int = 0
@@ -253,7 +254,7 @@ class GroupCommit:
         batch_id = uuid.uuid4().hex
         count = sum(len(append.links) for append in group)
         at = 0
-        future: asyncio.Future[object] | None = None
+        future: asyncio.Future[Msg] | None = None
         for append in group:
             for link in append.links:
                 at += 1

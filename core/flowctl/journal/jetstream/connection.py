@@ -1,16 +1,17 @@
-"""One supervised client connection: requests with deadlines, prompt failure when the server goes away, return when it comes back."""
+"""One supervised client connection: requests with deadlines, a prompt error when the server goes away, and the way back."""
 
 import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 from nats import errors as nats_errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from flowctl.errors import JournalError, JournalUnavailableError
 
@@ -44,8 +45,18 @@ class _ErrorReply(msgspec.Struct):
     error: _ErrorBody | None = None
 
 
+class _Client(Client):
+    """nats-py closes for ever on most errors that a server reports (too many connections, a reload); this one does not."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(nats_errors.Error(f"the server says {err_msg}"))
+
+
 class Connection:
-    """See the module. ``check`` runs after every reconnection, before anything else is let through; what it raises stays raised."""
+    """See the module. ``check`` runs after every reconnection, before callers are let through; what it raises stays raised."""
 
     def __init__(self, url: str, *, name: str, connect_timeout_s: float, request_timeout_s: float) -> None:
         self.servers = [part.strip() for part in url.split(",") if part.strip()]
@@ -57,7 +68,7 @@ class Connection:
         self.check: Callable[[], Awaitable[None]] | None = None
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
-        self._replies: dict[str, asyncio.Future[Any]] = {}
+        self._replies: dict[str, asyncio.Future[Msg]] = {}
         self._tokens = itertools.count(1)
         self._ready = asyncio.Event()
         self._broken: JournalError | None = None
@@ -81,7 +92,7 @@ class Connection:
     @property
     def server_info(self) -> dict[str, Any]:
         """What the connected server said of itself (INFO)."""
-        return dict(self.client._server_info)  # noqa: SLF001  # nats-py has no public name for it
+        return dict(self.client._server_info)  # nats-py has no public name for it
 
     async def open(self) -> None:
         """Connect.
@@ -142,7 +153,7 @@ class Connection:
 
     # --- requests ----------------------------------------------------------------------------------------------------------
 
-    async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> asyncio.Future[Any]:
+    async def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> asyncio.Future[Msg]:
         """Publish with a reply address; the future gets the reply, or JournalUnavailableError when the connection breaks.
 
         Raises:
@@ -150,7 +161,7 @@ class Connection:
         """
         self.raise_if_broken()
         token = str(next(self._tokens))
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._replies[token] = future
         future.add_done_callback(lambda _: self._replies.pop(token, None))
         try:
@@ -211,8 +222,8 @@ class Connection:
 
     # --- the client --------------------------------------------------------------------------------------------------------
 
-    async def _dial(self) -> Any:
-        client = Client()
+    async def _dial(self) -> Any:  # noqa: ANN401  # nats-py's types are partly unknown
+        client: Any = _Client()
         self._refused.clear()
         connecting = asyncio.create_task(
             client.connect(
@@ -224,7 +235,7 @@ class Connection:
                 closed_cb=self._on_closed,
                 allow_reconnect=True,
                 connect_timeout=max(1, int(self.connect_timeout_s)),
-                reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType]  # any number will do
+                reconnect_time_wait=RECONNECT_WAIT_S,
                 max_reconnect_attempts=-1,
                 ping_interval=PING_INTERVAL_S,
                 inbox_prefix=f"{self.inbox}.r",
@@ -250,7 +261,7 @@ class Connection:
             refused.cancel()
         return client
 
-    async def _on_reply(self, message: Any) -> None:
+    async def _on_reply(self, message: Msg) -> None:
         future = self._replies.get(message.subject.rpartition(".")[2])
         if future is not None and not future.done():
             future.set_result(message)
@@ -279,7 +290,7 @@ class Connection:
         self._start(self._readmit())
 
     async def _on_closed(self) -> None:
-        """nats-py gives up for ever on some errors of the server; we do not."""
+        """nats-py has given up for ever; we do not."""
         if not self._closing and self.client is not None:
             self._ready.clear()
             self._fail_replies()
@@ -317,13 +328,13 @@ class Connection:
             for observe in self.on_reconnect:
                 observe()
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def reply_data(message: Any, connection: Connection) -> bytes:
+def reply_data(message: Msg, connection: Connection) -> bytes:
     """The data of a reply.
 
     Raises:

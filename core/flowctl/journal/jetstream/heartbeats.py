@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
+from nats.aio.msg import Msg
 
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
@@ -63,7 +64,7 @@ class _Ack(msgspec.Struct):
     seq: int = 0
 
 
-async def acknowledged(connection: Connection, pending: Sequence[asyncio.Future[object]]) -> None:
+async def acknowledged(connection: Connection, pending: Sequence[asyncio.Future[Msg]]) -> None:
     """Wait until all of these publishes are acknowledged.
 
     Raises:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from flowctl.clock import Clock, JournalClock
@@ -110,7 +110,7 @@ class JetStreamJournal:
             self._heads.popitem(last=False)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, aggregate: Aggregate) -> AsyncIterator[None]:
+    async def _turn(self, aggregate: Aggregate) -> AsyncGenerator[None]:
         """One at a time, among this process's writers that append to whatever is there."""
         lock, waiting = self._turns.get(aggregate, (asyncio.Lock(), 0))
         self._turns[aggregate] = (lock, waiting + 1)

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Mapping
+from typing import Final
 
 import msgspec
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from flowctl.errors import JournalCorruptError
 from flowctl.journal.jetstream.connection import ApiError, Connection
@@ -54,11 +56,11 @@ class _Mailbox:
     """What arrives on one subscription, in order."""
 
     def __init__(self) -> None:
-        self.messages: deque[Any] = deque()
+        self.messages: deque[Msg] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self.lost = False
 
-    async def put(self, message: Any) -> None:
+    async def put(self, message: Msg) -> None:
         self.messages.append(message)
         self._wake()
 
@@ -105,7 +107,7 @@ class StreamReader:
         self._at = Position()
         self._consumer_seq = 0
 
-    async def batches(self, position: Position, *, follow: bool, upto: int | None = None) -> AsyncIterator[list[Raw]]:
+    async def batches(self, position: Position, *, follow: bool, upto: int | None = None) -> AsyncGenerator[list[Raw]]:
         """Messages in order, in the batches in which they arrive; without ``follow`` it ends at ``upto``.
 
         Raises:
@@ -213,13 +215,9 @@ class StreamReader:
         messages = self._mailbox.messages
         while messages:
             message = messages.popleft()
-            status = message.headers.get("Status") if message.headers and not message.data else None
-            if status is not None and not message.reply:
-                if message.subject == self._pull and status != "100":
-                    self._wanted = 0
-                    description = str(message.headers.get("Description", ""))
-                    if status not in ("404", "408") and description != "Batch Completed":
-                        return raws, True
+            if not message.reply:
+                if message.subject == self._pull and self._ends_pull(message.headers or {}):
+                    return raws, True
                 continue
             if f".{self._consumer}." not in message.reply:
                 continue  # of a consumer that was given up
@@ -244,6 +242,14 @@ class StreamReader:
             raise self._connection.unavailable("the connection is lost")
         return raws, False
 
+    def _ends_pull(self, headers: Mapping[str, str]) -> bool:
+        """Take note of a status message of the present pull; whether it means trouble."""
+        status = headers.get("Status")
+        if status == "100":
+            return False
+        self._wanted = 0
+        return status not in ("404", "408") and headers.get("Description") != "Batch Completed"
+
     async def _recover(self, fruitless: int) -> None:
         """Find out why nothing came; begin anew at the present position if the consumer is gone."""
         if fruitless > MAX_FRUITLESS:
@@ -262,7 +268,7 @@ class StreamReader:
         self._mailbox.messages.clear()
         await self._create()
 
-    async def _dismiss(self, subscription: Any) -> None:
+    async def _dismiss(self, subscription: Subscription) -> None:
         """Let go, without waiting for the server: it forgets a consumer that nobody uses."""
         with contextlib.suppress(Exception):
             await subscription.unsubscribe()
@@ -274,7 +280,7 @@ class StreamReader:
         await self._connection.publish(subject, b"", reply=f"{self._connection.inbox}.0")
 
 
-def parse(message: Any) -> Raw:
+def parse(message: Msg) -> Raw:
     """The stored message in a delivered one. Where it lies in the stream is said by its reply subject.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``, with a domain and an account after

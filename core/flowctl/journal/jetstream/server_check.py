@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from flowctl.errors import JournalMisconfiguredError
+from flowctl.errors import JournalMisconfiguredError, JournalUnavailableError
 from flowctl.journal import codec
 from flowctl.journal.jetstream.connection import Connection
 
@@ -55,6 +55,7 @@ async def check_sync(connection: Connection, *, monitor_urls: str, assume_synced
 
     Raises:
         JournalMisconfiguredError: one does not, or it cannot be proved and nobody vouches for it.
+        JournalUnavailableError: a monitoring address does not answer.
     """
     if assume_synced:
         return
@@ -103,7 +104,9 @@ async def _varz(url: str) -> dict[str, Any]:
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, msgspec.MsgspecError) as error:
+    except (OSError, TimeoutError) as error:
+        raise JournalUnavailableError(f"nats-server's monitoring at {url} (monitor_url) does not answer") from error
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, msgspec.MsgspecError) as error:
         raise JournalMisconfiguredError(
             f"nats-server: jetstream sync_interval must be always and cannot be proved: {url} does not answer as nats-server's"
             " monitoring does",

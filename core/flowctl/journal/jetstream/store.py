@@ -33,7 +33,7 @@ class JetStreamStore:
         connect_timeout_s: float = 5.0,
         request_timeout_s: float = 10.0,
         create: bool = True,
-        monitor_url: str = "",
+        monitor_url: str | None = None,
         assume_synced: bool = False,
         replicas: int | None = None,
         seen_sequence: int = 0,
@@ -53,7 +53,7 @@ class JetStreamStore:
         await connection.open()
         store = cls(connection, clock or SystemClock())
         try:
-            await store._admit(  # noqa: SLF001  # its own
+            await store._admit(
                 create=create, monitor_url=monitor_url, assume_synced=assume_synced, replicas=replicas, seen=seen_sequence
             )
         except BaseException:
@@ -61,10 +61,12 @@ class JetStreamStore:
             raise
         return store
 
-    async def _admit(self, *, create: bool, monitor_url: str, assume_synced: bool, replicas: int | None, seen: int) -> None:
+    async def _admit(
+        self, *, create: bool, monitor_url: str | None, assume_synced: bool, replicas: int | None, seen: int
+    ) -> None:
         info = self._connection.server_info
         server_check.check_server_info(info)
-        await server_check.check_sync(self._connection, monitor_urls=monitor_url, assume_synced=assume_synced)
+        await server_check.check_sync(self._connection, monitor_urls=monitor_url or "", assume_synced=assume_synced)
         copies = replicas or server_check.default_replicas(info)
         found = await streams.ensure_stream(self._connection, streams.journal_settings(copies), create=create)
         for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
@@ -107,9 +109,17 @@ class JetStreamStore:
         return self._connection
 
     @property
-    def nc(self) -> Any:
+    def nc(self) -> Any:  # noqa: ANN401  # whoever wants it imports nats
         """The raw nats client; another one after some failures, so ask each time."""
         return self._connection.client
+
+    async def stream_last_sequence(self, stream: str) -> int:
+        """The sequence of the last message of one of the three streams, 0 if it never had one.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
+        """
+        return (await streams.stream_info(self._connection, stream)).state.last_seq
 
     async def close(self) -> None:
         """See ``Store``."""
