@@ -4,6 +4,7 @@ The only place where services meet the journal's conflicts and absences, so that
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -24,24 +25,31 @@ from flowctl.journal.log import Entry, Journal
 MAX_CONFLICTS: Final = 32
 RETRY_S: Final = 0.2
 CATCH_UP_S: Final = 5.0
+STALL_S: Final = 30.0
 
 log = logging.getLogger("flowctl.projection")
 
 
 class Projection:
-    """A ``Fleet`` that follows the journal. Share one among the services of a process."""
+    """A ``Fleet`` that follows the journal. Share one among the services of a process.
+
+    ``unavailable_since_ns`` is the journal's time at which it stopped to answer, None while it does; ``corrupt`` is set for good
+    when it lost entries; ``skipped_total`` counts the listeners' and the fold's own errors, which stop nobody.
+    """
 
     def __init__(self, journal: Journal, *, clock: Clock | None = None) -> None:
         self.journal = journal
         self.fleet = Fleet()
         self.unavailable_since_ns: int | None = None
         self.corrupt: JournalCorruptError | None = None
+        self.skipped_total = 0
         self._clock: Clock = clock or SystemClock()
         self._listeners: list[Callable[[Entry], None]] = []
         self._news = asyncio.Event()
+        self._awaited = False
 
     def listen(self, listener: Callable[[Entry], None]) -> None:
-        """Call ``listener`` with every entry, just after it was folded."""
+        """Call ``listener`` with every entry, just after it was folded. What it raises is logged, and stops nobody."""
         self._listeners.append(listener)
 
     async def run(self) -> None:
@@ -50,30 +58,45 @@ class Projection:
         Raises:
             JournalCorruptError: the journal lost entries. Going on would be lying.
         """
-        while True:
-            try:
-                async for entry in self.journal.follow(after=self.fleet.seq):
-                    self.unavailable_since_ns = None
-                    self._fold(entry)
-            except JournalUnavailableError as error:
-                if self.unavailable_since_ns is None:
-                    self.unavailable_since_ns = self.journal.now_ns()
-                    log.warning("journal unavailable: %s", error)
+        try:
+            while True:
+                try:
+                    async for entry in self.journal.follow(after=self.fleet.seq):
+                        self._answered()
+                        self._fold(entry)
+                except JournalUnavailableError as error:
+                    self._absent(error)
                 await self._clock.sleep(RETRY_S)
-                await self._probe()
-            except JournalCorruptError as error:
-                self.corrupt = error
-                raise
+                with contextlib.suppress(JournalUnavailableError):
+                    await self.journal.last_sequence()
+                    self._answered()
+        except JournalCorruptError as error:
+            self.corrupt = error
+            self._announce()
+            raise
 
     async def start(self) -> asyncio.Task[None]:
-        """Start following in a task and return it once everything that is in the journal now is folded.
+        """Start following in a task and return it once everything that is in the journal now is folded, however long it is.
 
         Raises:
             JournalUnavailableError: the journal does not answer.
+            JournalCorruptError: it lost entries.
+            DeadlineError: it answers, and its entries do not come.
         """
         upto = await self.journal.last_sequence()
         task = asyncio.create_task(self.run(), name="projection")
-        await self.caught_up(upto, timeout_s=120.0)
+        try:
+            seen = -1
+            while self.fleet.seq < upto:
+                if self.fleet.seq == seen and self.unavailable_since_ns is None:
+                    raise DeadlineError(f"nothing of the journal came after entry {seen} for {STALL_S:g} s")
+                seen = self.fleet.seq
+                with contextlib.suppress(DeadlineError):
+                    await self.caught_up(upto, timeout_s=STALL_S)
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
         return task
 
     async def caught_up(self, seq: int, *, timeout_s: float = CATCH_UP_S) -> None:
@@ -81,29 +104,51 @@ class Projection:
 
         Raises:
             DeadlineError: it took longer than ``timeout_s``.
+            JournalCorruptError: it will never be.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while self.fleet.seq < seq:
                     if self.corrupt is not None:
                         raise self.corrupt
-                    await self._news.wait()
+                    await self.changed()
         except TimeoutError:
             raise DeadlineError(f"the journal's entry {seq} was not read within {timeout_s:g} s") from None
 
+    async def sync(self, *, timeout_s: float = CATCH_UP_S) -> None:
+        """Fold everything that was in the journal when this was called.
+
+        Raises:
+            JournalUnavailableError: the journal does not answer.
+            DeadlineError, JournalCorruptError: see ``caught_up``.
+        """
+        await self.caught_up(await self.journal.last_sequence(), timeout_s=timeout_s)
+
     async def changed(self) -> None:
         """Wait for the next entry, or for the journal to come or go."""
+        self._awaited = True
         await self._news.wait()
 
-    async def decide(self, decide: Callable[[Fleet], Decision], *, actor: str, correlation: str = "") -> list[Entry]:
+    async def decide(
+        self, decide: Callable[[Fleet], Decision], *, actor: str, correlation: str = "", sync: bool = False
+    ) -> list[Entry]:
         """Decide on the present state, append, and return the entries once they are folded; decide again after a conflict.
 
-        An empty decision appends nothing. Raises:
+        An empty decision appends nothing. The decision stands on the heads of the drafts' aggregates: when another writer moves
+        one of them meanwhile, nothing is written. A decision that may be a refusal or empty is as old as the fold, so a
+        caller that promises somebody an answer gives ``sync``: everything in the journal is folded first.
+
+        Raises:
             RefusedError: the decision was ``Rejected``.
             ConflictError: the aggregate kept changing.
-            JournalUnavailableError: see ``Journal.append``.
+            JournalUnavailableError: see ``Journal.append``; deciding again is safe.
+            JournalCorruptError: the journal lost entries; nothing is decided any more.
         """
+        if sync:
+            await self.sync()
         for _ in range(MAX_CONFLICTS):
+            if self.corrupt is not None:
+                raise self.corrupt
             decision = decide(self.fleet)
             if isinstance(decision, Rejected):
                 raise refusal(decision)
@@ -113,32 +158,47 @@ class Projection:
             try:
                 entries = await self.journal.append(decision, expect=expect, actor=actor, correlation=correlation)
             except ConflictError:
-                await self._catch_up()
+                await self.sync()
                 continue
-            await self.caught_up(entries[-1].seq)
+            try:
+                await self.caught_up(entries[-1].seq)
+            except DeadlineError as error:  # it is written all the same, and the next decision conflicts until it is folded
+                log.warning("%s", error)
             return entries
         raise ConflictError(f"gave up after {MAX_CONFLICTS} conflicting writes")
 
-    async def _catch_up(self) -> None:
-        await self.caught_up(await self.journal.last_sequence())
+    def _absent(self, error: JournalUnavailableError) -> None:
+        if self.unavailable_since_ns is None:
+            self.unavailable_since_ns = self.journal.now_ns()
+            log.warning("journal unavailable: %s", error)
+            self._announce()
 
-    async def _probe(self) -> None:
-        try:
-            await self.journal.last_sequence()
-        except JournalUnavailableError:
-            return
-        self.unavailable_since_ns = None
-        self._announce()
+    def _answered(self) -> None:
+        if self.unavailable_since_ns is not None:
+            self.unavailable_since_ns = None
+            log.info("the journal is back")
+            self._announce()
 
     def _fold(self, entry: Entry) -> None:
-        self.fleet.apply(entry)
+        try:
+            self.fleet.apply(entry)
+        except Exception:
+            self.skipped_total += 1
+            log.exception("entry %d (%s) could not be folded; it is put aside", entry.seq, entry.subject)
+            self.fleet.put_aside(entry, "it could not be folded")
         for listener in self._listeners:
-            listener(entry)
+            try:
+                listener(entry)
+            except Exception:
+                self.skipped_total += 1
+                log.exception("a listener failed on entry %d (%s)", entry.seq, entry.subject)
         self._announce()
 
     def _announce(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        if self._awaited:
+            self._awaited = False
+            self._news.set()
+            self._news = asyncio.Event()
 
 
 def refusal(rejected: Rejected) -> RefusedError:
