@@ -26,23 +26,29 @@ class Metadata(Record, frozen=True, kw_only=True):
     """Who the pipeline is."""
 
     name: Annotated[Id, Meta(description="unique among the pipelines of one control plane")]
-    labels: dict[str, str] = field(default_factory=dict[str, str])
-    annotations: dict[str, str] = field(default_factory=dict[str, str])
+    labels: Annotated[dict[str, str], Meta(description="short texts to select and group by")] = field(
+        default_factory=dict[str, str]
+    )
+    annotations: Annotated[dict[str, str], Meta(description="any further texts; flowctl keeps and shows them")] = field(
+        default_factory=dict[str, str]
+    )
 
 
 class Input(Record, frozen=True, kw_only=True):
     """One component to receive events from, with what happens when this edge is full."""
 
     from_: Annotated[Id, Meta(description="id of a source or processor of this pipeline")] = field(name="from")
-    when_full: Literal["block", "drop"] = "block"
+    when_full: Annotated[
+        Literal["block", "drop"], Meta(description="block: the upstream waits; drop: events are dropped and counted")
+    ] = "block"
 
 
 class Backoff(Record, frozen=True, kw_only=True):
     """How long to wait before the next restart: ``initial_s * multiplier ** n``, at most ``max_s``, with jitter."""
 
-    initial_s: Seconds = 0.1
-    max_s: Seconds = 30.0
-    multiplier: Annotated[float, Meta(ge=1, le=10)] = 2.0
+    initial_s: Annotated[Seconds, Meta(description="seconds before the first repetition")] = 0.1
+    max_s: Annotated[Seconds, Meta(description="the longest wait, in seconds")] = 30.0
+    multiplier: Annotated[float, Meta(ge=1, le=10, description="how much longer each wait is than the one before")] = 2.0
 
 
 class Restart(Record, frozen=True, kw_only=True):
@@ -51,10 +57,12 @@ class Restart(Record, frozen=True, kw_only=True):
     ``on_failure`` restarts it, ``never`` lets it fail at once. More than ``max_attempts`` restarts within ``window_s`` fail it.
     """
 
-    policy: Literal["on_failure", "never"] = "on_failure"
-    max_attempts: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
-    window_s: Seconds = 300.0
-    backoff: Backoff = Backoff()
+    policy: Annotated[
+        Literal["on_failure", "never"], Meta(description="on_failure: start it again; never: the instance fails at once")
+    ] = "on_failure"
+    max_attempts: Annotated[int, Meta(ge=0, le=1_000_000, description="restarts within window_s until it fails for good")] = 10
+    window_s: Annotated[Seconds, Meta(description="seconds over which restarts are counted")] = 300.0
+    backoff: Annotated[Backoff, Meta(description="the waits between restarts")] = Backoff()
 
 
 class OnError(Record, frozen=True, kw_only=True):
@@ -64,40 +72,47 @@ class OnError(Record, frozen=True, kw_only=True):
     then ends the instance; ``dead_letter`` puts the event aside after ``attempts``.
     """
 
-    action: Literal["fail", "retry", "dead_letter"] = "fail"
-    attempts: Annotated[int, Meta(ge=1, le=1_000)] = 3
-    backoff: Backoff = Backoff()
+    action: Annotated[
+        Literal["fail", "retry", "dead_letter"],
+        Meta(description="fail: end the instance; retry: try the event again; dead_letter: put it aside"),
+    ] = "fail"
+    attempts: Annotated[int, Meta(ge=1, le=1_000, description="tries of one event before the instance ends")] = 3
+    backoff: Annotated[Backoff, Meta(description="the waits between tries")] = Backoff()
 
 
 class HealthCheck(Record, frozen=True, kw_only=True):
     """An HTTP probe of an instance, besides its heartbeats, made by the agent of its host."""
 
-    path: Annotated[str, Meta(pattern="^/", max_length=1_000)] = "/health"
-    interval_s: Annotated[float, Meta(ge=0.1, le=3_600)] = 10.0
-    timeout_s: Annotated[float, Meta(ge=0.05, le=60)] = 2.0
+    path: Annotated[str, Meta(pattern="^/", max_length=1_000, description="asked with GET; 200 to 299 is healthy")] = "/health"
+    interval_s: Annotated[float, Meta(ge=0.1, le=3_600, description="seconds from one probe to the next")] = 10.0
+    timeout_s: Annotated[float, Meta(ge=0.05, le=60, description="seconds that one probe may take")] = 2.0
     failures: Annotated[int, Meta(ge=1, le=100, description="consecutive failures until the probe counts as failed")] = 3
-    on_unhealthy: Literal["none", "restart"] = "none"
+    on_unhealthy: Annotated[
+        Literal["none", "restart"], Meta(description="none: it is only shown; restart: the instance is restarted")
+    ] = "none"
 
 
 class Resources(Record, frozen=True, kw_only=True):
     """Upper limits of one instance; the process driver cannot enforce them and refuses them."""
 
-    cpu: Annotated[float, Meta(gt=0, le=1_024, description="cores")] | None = None
-    memory_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024)] | None = None
+    cpu: Annotated[float, Meta(gt=0, le=1_024, description="cores that one instance may use")] | None = None
+    memory_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024, description="memory that one instance may use")] | None = None
 
 
 class Ports(Record, frozen=True, kw_only=True):
     """Fixed ports; without them each instance takes free ones. Only for components with one replica."""
 
-    data: Port | None = None
-    health: Port | None = None
+    data: Annotated[Port, Meta(description="where downstream components connect")] | None = None
+    health: Annotated[Port, Meta(description="where /health and /metrics answer")] | None = None
 
 
 class Placement(Record, frozen=True, kw_only=True):
     """Which hosts may run the component: all labels must match, and the host if one is named."""
 
-    host: Id | None = None
-    labels: dict[str, str] = field(default_factory=dict[str, str])
+    host: Annotated[Id, Meta(description="the only host that may run it")] | None = None
+    labels: Annotated[dict[str, str], Meta(description="labels that a host must have, all of them")] = field(
+        default_factory=dict[str, str]
+    )
 
 
 class Component(Record, frozen=True, kw_only=True):
@@ -106,21 +121,25 @@ class Component(Record, frozen=True, kw_only=True):
     id: Annotated[Id, Meta(description="unique in the pipeline")]
     type: Annotated[str, Meta(description="a ready-made component, for example file")] | None = None
     command: Annotated[list[str], Meta(min_length=1, description="program and arguments; no shell")] | None = None
-    image: str | None = None
+    image: Annotated[str, Meta(description="a container image")] | None = None
     args: Annotated[list[str], Meta(description="appended to the command")] = field(default_factory=list[str])
-    inputs: list[Id | Input] = field(default_factory=list[str | Input])
+    inputs: Annotated[list[Id | Input], Meta(description="the components whose events it takes; none for a source")] = field(
+        default_factory=list[str | Input]
+    )
     config: Annotated[dict[str, Any], Meta(description="given to the program as JSON")] = field(default_factory=dict[str, Any])
-    env: dict[str, str] = field(default_factory=dict[str, str])
-    replicas: Annotated[int, Meta(ge=1, le=1_000)] = 1
+    env: Annotated[dict[str, str], Meta(description="environment variables of the program")] = field(
+        default_factory=dict[str, str]
+    )
+    replicas: Annotated[int, Meta(ge=1, le=1_000, description="how many instances run")] = 1
     partition_by: Annotated[str, Meta(description="id, type, payload, payload.<JMESPath> or metadata.<key>")] | None = None
-    restart: Restart = Restart()
-    on_error: OnError = OnError()
-    health_check: HealthCheck | None = None
-    resources: Resources | None = None
-    ports: Ports | None = None
-    placement: Placement | None = None
-    stop_timeout_s: Annotated[float, Meta(ge=0, le=3_600, description="from SIGTERM to SIGKILL")] = 30.0
-    driver: Driver | None = None
+    restart: Annotated[Restart, Meta(description="what happens when an instance exits unasked")] = Restart()
+    on_error: Annotated[OnError, Meta(description="what happens to an event that the component fails on")] = OnError()
+    health_check: Annotated[HealthCheck, Meta(description="a probe besides the heartbeats")] | None = None
+    resources: Annotated[Resources, Meta(description="upper limits of one instance")] | None = None
+    ports: Annotated[Ports, Meta(description="fixed ports instead of free ones")] | None = None
+    placement: Annotated[Placement, Meta(description="which hosts may run it")] | None = None
+    stop_timeout_s: Annotated[float, Meta(ge=0, le=3_600, description="seconds from SIGTERM to SIGKILL")] = 30.0
+    driver: Annotated[Driver, Meta(description="what starts this component, if not the pipeline's driver")] | None = None
 
     @property
     def upstreams(self) -> list[Input]:
@@ -131,20 +150,22 @@ class Component(Record, frozen=True, kw_only=True):
 class Spec(Record, frozen=True, kw_only=True):
     """The graph: what the components are; their ``inputs`` alone say how they are connected."""
 
-    description: str = ""
-    driver: Driver = "process"
-    sources: Annotated[list[Component], Meta(min_length=1)]
-    processors: list[Component] = field(default_factory=list[Component])
-    sinks: Annotated[list[Component], Meta(min_length=1)]
+    description: Annotated[str, Meta(description="what the pipeline is for")] = ""
+    driver: Annotated[Driver, Meta(description="what starts the components")] = "process"
+    sources: Annotated[list[Component], Meta(min_length=1, description="where events come from")]
+    processors: Annotated[list[Component], Meta(description="what makes events of events")] = field(
+        default_factory=list[Component]
+    )
+    sinks: Annotated[list[Component], Meta(min_length=1, description="where events end")]
 
 
 class Pipeline(Record, frozen=True, kw_only=True, rename={"api_version": "apiVersion"}):
     """A whole pipeline file."""
 
-    api_version: Literal["flowctl/v1"]
-    kind: Literal["Pipeline"]
-    metadata: Metadata
-    spec: Spec
+    api_version: Annotated[Literal["flowctl/v1"], Meta(description="the version of this file format")]
+    kind: Annotated[Literal["Pipeline"], Meta(description="what the file describes")]
+    metadata: Annotated[Metadata, Meta(description="who the pipeline is")]
+    spec: Annotated[Spec, Meta(description="what runs and how it is connected")]
 
     @property
     def name(self) -> str:

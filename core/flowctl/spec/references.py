@@ -1,8 +1,9 @@
 """``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:path}``: values that are filled in where the component starts.
 
-They may stand in the values of ``config``, at any depth, and of ``env``, alone or within a text. ``$${`` is a literal ``${``. As in
-a shell, the default counts when the variable is missing or empty; it ends at the first ``}``. What was filled in is not looked at
-again. A file gives its text without one trailing line break; a relative path is for the caller's ``read_file`` to place.
+They may stand in the values of ``config``, at any depth, and of ``env``, alone or within a text. ``$${`` is a literal ``${``.
+As in a shell, the default counts when the variable is missing or empty; it ends at the first ``}``. What was filled in is not
+looked at again. A file gives its text without one trailing line break; a relative path is for the caller's ``read_file`` to
+place.
 
 Pure: the environment and the files come as arguments. What is resolved is a secret: it must never be logged or stored.
 """
