@@ -66,8 +66,9 @@ class _OwnOutputFile(logging.handlers.RotatingFileHandler):
         self._take_output()
 
     def _take_output(self) -> None:
+        stream = self.stream or self._open()
         for number in (1, 2):
-            os.dup2(self.stream.fileno(), number)
+            os.dup2(stream.fileno(), number)
 
 
 def _service_name(service: str) -> structlog.types.Processor:

@@ -1,0 +1,126 @@
+"""The way into the control plane: which NATS server, one connection, questions to the services with a deadline each."""
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from flowctl import api, paths
+from flowctl.errors import ControlPlaneUnreachableError, JournalUnavailableError
+from flowctl.journal.log import Store
+from flowctl_cli import server_record
+from flowctl_cli.session import Session
+
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+class Plane(Protocol):
+    """A connection to the control plane."""
+
+    @property
+    def store(self) -> Store:
+        """The journal and the logs."""
+        ...
+
+    async def ask(self, service: str, verb: str, request: api.Request, answer: type[Answer]) -> Answer:
+        """What a service answers.
+
+        Raises:
+            ControlPlaneUnreachableError: the service does not run.
+            DeadlineError: it does not answer in time.
+            FlowctlError: it refuses.
+        """
+        ...
+
+
+class NatsPlane:
+    """See ``Plane``; over one NATS connection."""
+
+    def __init__(self, store: Store, nc: Any, timeout_s: float) -> None:  # noqa: ANN401 - the raw client
+        self._store = store
+        self._nc = nc
+        self._timeout_s = timeout_s
+
+    @property
+    def store(self) -> Store:
+        """See ``Plane``."""
+        return self._store
+
+    async def ask(self, service: str, verb: str, request: api.Request, answer: type[Answer]) -> Answer:
+        """See ``Plane``."""
+        from flowctl.endpoints import call
+
+        return await call(self._nc, service, verb, request, answer, timeout_s=self._timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def opened(session: Session, *, timeout_s: float, offline: bool = False) -> AsyncGenerator[Plane]:
+    """Connect to the control plane.
+
+    With ``offline`` and no server running, the state directory's own NATS server is started for as long as this lasts: what
+    was recorded can be read when nothing runs.
+
+    Raises:
+        ControlPlaneUnreachableError: nothing runs, or nothing answers.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        url = nats_url(session)
+        if not url and offline and (paths.nats_dir(session.state_dir) / "jetstream").is_dir():
+            url = await stack.enter_async_context(_own_nats(session))
+        if not url:
+            raise ControlPlaneUnreachableError(
+                f"no flowctl server runs for the state directory {session.state_dir}",
+                hint="start one with `flowctl server` or `flowctl up`, or name a NATS server with --nats",
+            )
+        yield await stack.enter_async_context(_connected(url, timeout_s))
+
+
+def nats_url(session: Session) -> str:
+    """The NATS server that is meant: the one that was named, else that of the state directory's server; empty if none runs."""
+    if session.nats:
+        return session.nats
+    record = server_record.read_record(session.state_dir)
+    if record is not None:
+        return record.nats_url
+    from flowctl.journal.embedded import discover
+
+    found = discover(paths.nats_dir(session.state_dir))
+    return found.url if found is not None else ""
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str, timeout_s: float) -> AsyncGenerator[Plane]:
+    from flowctl.journal.jetstream import JetStreamStore
+
+    try:
+        # The services have made sure that the server keeps what it acknowledges; commands only read and ask.
+        store = await JetStreamStore.connect(
+            url,
+            name=f"flowctl-cli-{os.getpid()}",
+            connect_timeout_s=min(timeout_s, 5.0),
+            request_timeout_s=timeout_s,
+            create=False,
+            assume_synced=True,
+        )
+    except JournalUnavailableError as error:
+        raise ControlPlaneUnreachableError(
+            f"the control plane cannot be reached: {error.message}", hint=error.hint or "`flowctl doctor` says more"
+        ) from error
+    try:
+        yield NatsPlane(store, store.nc, timeout_s)
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _own_nats(session: Session) -> AsyncGenerator[str]:
+    from flowctl.journal.embedded import EmbeddedNats
+
+    nats = EmbeddedNats(paths.nats_dir(session.state_dir))
+    await nats.start()
+    try:
+        yield nats.url
+    finally:
+        await nats.stop()

@@ -1,0 +1,177 @@
+"""What every command starts from: the options that all of them take, and the way into the control plane."""
+
+import asyncio
+import functools
+import inspect
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import typer
+
+from flowctl.errors import EXIT_DONE, InvalidSettingError
+from flowctl.paths import default_state_dir
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+
+T = TypeVar("T")
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+NatsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--nats", metavar="URL", help="NATS server(s) of the control plane; without it, the one of the state directory.",
+        envvar="FLOWCTL_NATS_URL", show_envvar=True,
+    ),
+]  # fmt: skip
+StateDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", metavar="DIR", help="Where flowctl keeps its state on this host.", envvar="FLOWCTL_STATE_DIR",
+        show_envvar=True,
+    ),
+]  # fmt: skip
+LogLevelOption = Annotated[
+    LogLevel | None,
+    typer.Option(
+        "--log-level", help="How much is logged, here and by what this command starts.", envvar="FLOWCTL_LOG_LEVEL",
+        show_envvar=True, case_sensitive=False,
+    ),
+]  # fmt: skip
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.05, max=86_400, help="How long to wait for an answer.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Session(msgspec.Struct, kw_only=True):
+    """The options that every command takes. ``nats`` is empty for the state directory's own server."""
+
+    nats: str = ""
+    state_dir: Path = msgspec.field(default_factory=default_state_dir)
+    log_level: str = ""
+
+    @property
+    def debug(self) -> bool:
+        """Whether the user wants to see everything."""
+        return self.log_level == LogLevel.DEBUG
+
+    def environment(self) -> dict[str, str]:
+        """The environment for programs that this command starts, carrying these options."""
+        environment = {**os.environ, "FLOWCTL_STATE_DIR": str(self.state_dir)}
+        if self.nats:
+            environment["FLOWCTL_NATS_URL"] = self.nats
+        if self.log_level:
+            environment["FLOWCTL_LOG_LEVEL"] = self.log_level
+        return environment
+
+
+def merge(ctx: typer.Context, *, nats: str | None, state_dir: Path | None, log_level: LogLevel | None) -> Session:
+    """The session of this invocation: what was given before the command, overridden by what was given after it."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, Session):
+        root.obj = Session()
+    session: Session = root.obj
+    if nats is not None:
+        session.nats = nats
+    if state_dir is not None:
+        session.state_dir = state_dir.expanduser().absolute()
+    if log_level is not None:
+        session.log_level = log_level.value
+    if session.state_dir.exists() and not session.state_dir.is_dir():
+        raise InvalidSettingError(f"the state directory {session.state_dir} is not a directory", hint="set --state-dir")
+    return session
+
+
+def new_app() -> typer.Typer:
+    """The Typer app of a command's module."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+
+
+def command(app: typer.Typer, *examples: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that takes a ``Session`` as its first argument and gets the options that all commands share.
+
+    ``examples`` are command lines for its help.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, epilog=_epilog(examples))(_with_session(function))
+        return function
+
+    return register
+
+
+def callback(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Like ``command``, for a group that does something by itself; it also receives the Typer context."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.callback(invoke_without_command=True, epilog=_epilog(examples))(_with_session(function, pass_context=True))
+        return function
+
+    return register
+
+
+def _epilog(examples: tuple[str, ...]) -> str:
+    # The backspace character tells Typer to leave the paragraph's lines as they are.
+    return "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
+
+
+def _with_session(function: Callable[..., None], *, pass_context: bool = False) -> Callable[..., None]:
+    signature = inspect.signature(function, eval_str=True)
+    own = list(signature.parameters.values())[2 if pass_context else 1 :]
+
+    @functools.wraps(function)
+    def run(
+        ctx: typer.Context, nats: str | None, state_dir: Path | None, log_level: LogLevel | None, **options: Any  # noqa: ANN401
+    ) -> None:  # fmt: skip
+        session = merge(ctx, nats=nats, state_dir=state_dir, log_level=log_level)
+        setup_logging(session)
+        before = (session, ctx) if pass_context else (session,)
+        try:
+            function(*before, **options)
+        except BrokenPipeError:
+            # The reader of our output has had enough (flowctl history | head).
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(EXIT_DONE) from None
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(name, keyword, default=None, annotation=annotation)
+        for name, annotation in (("nats", NatsOption), ("state_dir", StateDirOption), ("log_level", LogLevelOption))
+    ]
+    context = inspect.Parameter("ctx", keyword, annotation=typer.Context)
+    parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def setup_logging(session: Session) -> None:
+    """Send flowctl's own messages to stderr: warnings, or as much as the user wants."""
+    level = session.log_level if session.debug else LogLevel.ERROR
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S", level=logging.ERROR)
+    for name in ("flowctl", "flowctl_cli"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's asynchronous part."""
+    return asyncio.run(work)
