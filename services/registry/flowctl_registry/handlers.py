@@ -1,0 +1,111 @@
+"""What the registry does for a component, in plain structs: every wire dialect's servicer calls these.
+
+Read, decide, append. A refusal is decided anew on the journal as it is now, since a program may be faster than the fold of the
+entry that started it.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+
+from flowctl import api
+from flowctl.decision import Decision
+from flowctl.errors import NotFoundError, RefusedError
+from flowctl.fleet import Checkpoint, Fleet
+from flowctl.ids import InstanceId
+from flowctl.journal.log import Heartbeat
+from flowctl.projection import Projection, refusal
+from flowctl_registry import decide
+from flowctl_registry.beats import Beats
+from flowctl_registry.links import Topology
+from flowctl_registry.live import Live
+from flowctl_registry.requests import Caller, Commit, Deregister, Filter, Register
+from flowctl_registry.views import ComponentView, component_view, matching
+from flowctl_registry.watches import Watches
+
+
+class Handlers:
+    """The requests of components. ``heartbeat_interval_s`` is what components are told; ``actor`` signs what is journalled.
+
+    All raise ``RefusedError`` (``NotFoundError`` when to register first) and ``JournalUnavailableError``.
+    """
+
+    def __init__(
+        self, projection: Projection, *, beats: Beats, live: Live, watches: Watches, actor: str, heartbeat_interval_s: float
+    ) -> None:
+        self.heartbeat_interval_s = heartbeat_interval_s
+        self._projection = projection
+        self._beats = beats
+        self._live = live
+        self._watches = watches
+        self._actor = actor
+
+    async def register(self, request: Register) -> Checkpoint | None:
+        """Announce an instance; returns its last checkpoint."""
+        await self._decide(lambda fleet: decide.register(fleet, request))
+        return self._projection.fleet.instances[request.caller.instance].checkpoint
+
+    async def heartbeat(self, beat: Heartbeat) -> None:
+        """Store a sign of life. Nothing is decided for it but who may speak."""
+        await self._admit(Caller(beat.instance, beat.incarnation))
+        await self._beats.submit(beat)
+
+    async def deregister(self, request: Deregister) -> None:
+        """End an instance on purpose."""
+        await self._decide(lambda fleet: decide.deregister(fleet, request))
+
+    async def commit_checkpoint(self, request: Commit) -> None:
+        """Remember how far a source has come."""
+        await self._decide(lambda fleet: decide.commit_checkpoint(fleet, request))
+
+    async def watch(self, caller: Caller) -> AsyncGenerator[tuple[int, Topology]]:
+        """The caller's neighbours, see ``Watches.watch``."""
+        await self._admit(caller)
+        async with contextlib.aclosing(self._watches.watch(caller)) as changes:
+            async for change in changes:
+                yield change
+
+    def components(self, wanted: Filter) -> list[ComponentView]:
+        """The instances that match."""
+        return [self._view(instance.id) for instance in matching(self._projection.fleet, wanted)]
+
+    def component(self, instance_id: InstanceId) -> ComponentView:
+        """One instance.
+
+        Raises:
+            NotFoundError: the journal has not heard of it.
+        """
+        if instance_id not in self._projection.fleet.instances:
+            raise NotFoundError(f"there is no {instance_id}")
+        return self._view(instance_id)
+
+    async def live(self, request: api.LiveRequest) -> api.LiveAnswer:
+        """The last heartbeats."""
+        now_ns = self._projection.journal.now_ns()
+        return api.LiveAnswer(instances=list(self._live.views(self._projection.fleet, request.pipeline, now_ns)))
+
+    def _view(self, instance_id: InstanceId) -> ComponentView:
+        projection = self._projection
+        since_ns = projection.unavailable_since_ns
+        return component_view(
+            projection.fleet,
+            projection.fleet.instances[instance_id],
+            last_heartbeat_ns=self._live.last_heartbeat_ns(instance_id),
+            unknown_since_s=None if since_ns is None else max(0.0, (projection.journal.now_ns() - since_ns) / 1e9),
+        )
+
+    async def _decide(self, decision: Callable[[Fleet], Decision]) -> None:
+        try:
+            await self._projection.decide(decision, actor=self._actor)
+        except RefusedError:
+            await self._catch_up()
+            await self._projection.decide(decision, actor=self._actor)
+
+    async def _admit(self, caller: Caller) -> None:
+        if decide.admit(self._projection.fleet, caller) is None:
+            return
+        await self._catch_up()
+        if (rejected := decide.admit(self._projection.fleet, caller)) is not None:
+            raise refusal(rejected)
+
+    async def _catch_up(self) -> None:
+        await self._projection.caught_up(await self._projection.journal.last_sequence())
