@@ -101,10 +101,31 @@ def print_table(head: Sequence[str], rows: Iterable[Row]) -> None:
         say(line)
 
 
+class RowPrinter:
+    """Prints rows to stdout one by one, before the last is known; columns widen as needed and never shrink."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self._widths = list(widths)
+        self._colour = coloured(sys.stdout)
+        self._terminal = sys.stdout.isatty()
+
+    def print(self, row: Row) -> None:
+        """Print one row."""
+        cells = [_cell(each) for each in row]
+        self._widths = [max(width, len(cell.text)) for width, cell in zip(self._widths, cells, strict=True)]
+        width = shutil.get_terminal_size().columns if self._terminal else None
+        say(_line(cells, self._widths, colour=self._colour, width=width))
+
+
 def say(text: str = "") -> None:
     """Print one line to stdout, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def write(text: str) -> None:
+    """Write to stdout as it is."""
+    sys.stdout.write(text)
 
 
 def note(text: str) -> None:

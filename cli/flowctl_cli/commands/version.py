@@ -3,15 +3,14 @@
 import sys
 
 from flowctl import __version__
-from flowctl_cli import session
-from flowctl_cli.session import JsonOption, Session
+from flowctl_cli.session import JsonOption, Session, command, new_app
 from flowctl_cli.terminal import print_json, say
 
-app = session.new_app()
+app = new_app()
 
 
-@session.command(app, "flowctl version", "flowctl version --json")
-def version(_session: Session, json: JsonOption = False) -> None:
+@command(app, "flowctl version", "flowctl version --json")
+def version(_session: Session, *, json: JsonOption = False) -> None:
     """Show the version."""
     python = ".".join(str(part) for part in sys.version_info[:3])
     if json:

@@ -1,0 +1,174 @@
+"""Pipelines and instances as tables: what the orchestrator knows joined with what the last heartbeats say. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from flowctl.api import HostView, InstanceView, LiveAnswer, LiveView, PipelineView, StatusView
+from flowctl_cli.terminal import Cell, Row, age, columns, quantity, state
+
+ENDED: Final = frozenset({"completed", "stopped", "failed"})
+LIVE_PHASES: Final = frozenset({"running", "starting", "started", "stopping", "replacing"})
+
+HEAD: Final = ("INSTANCE", "PHASE", "STATUS", "FOR", "RESTARTS", "HOST", "HANDLE", "IN/s", "OUT/s", "ABOUT")
+EDGE_HEAD: Final = ("INSTANCE", "EDGE", "EVENTS", "RATE/s", "IN FLIGHT", "RESENT", "")
+HOST_HEAD: Final = ("HOST", "STATUS", "FOR", "ADDRESS", "DRIVERS", "INSTANCES", "LABELS", "ABOUT")
+
+
+class Board(msgspec.Struct, frozen=True):
+    """What there is to show. ``live`` is by instance, empty where no registry answers."""
+
+    status: StatusView
+    live: Mapping[str, LiveView]
+
+    @classmethod
+    def of(cls, status: StatusView, live: LiveAnswer | None) -> "Board":
+        """Join the two answers."""
+        return cls(status, {view.instance: view for view in live.instances} if live else {})
+
+
+def ended(pipeline: PipelineView) -> bool:
+    """Whether it will do nothing more by itself."""
+    return pipeline.status in ENDED
+
+
+def about(instance: InstanceView) -> str:
+    """What there is to say of an instance besides its phase: what it waits for, why it is as it is, how it last ended."""
+    if instance.waiting_for:
+        return f"waiting for {instance.waiting_for}"
+    if instance.phase == "running" and instance.status == "healthy":
+        return f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""
+    words = [instance.reason, f"last exit: {instance.last_exit}" if instance.last_exit else ""]
+    return "; ".join(dict.fromkeys(word for word in words if word))
+
+
+def text(board: Board, *, edges: bool, colour: bool, width: int | None) -> list[str]:
+    """The whole board as lines."""
+    status = board.status
+    lines: list[str] = []
+    if status.unknown_since_ms is not None:
+        lines += [
+            f"unknown since {age(status.time_ms - status.unknown_since_ms)}: the journal does not answer; what follows is older"
+        ]
+    for pipeline in status.pipelines:
+        lines += [*([""] if lines else []), title(pipeline, status.time_ms)]
+        rows = [instance_row(instance, board, status.time_ms) for instance in pipeline.instances]
+        lines += columns(HEAD, rows, colour=colour, width=width) if rows else []
+        if edges:
+            found = edge_rows(pipeline.instances, board.live)
+            lines += ["", *columns(EDGE_HEAD, found, colour=colour, width=width)] if found else []
+    for count, what in ((status.unknown_entries, "unknown"), (status.quarantined_entries, "unreadable")):
+        if count:
+            lines += ["", f"{count} {what} journal entries were skipped; `flowctl doctor` says more"]
+    return lines
+
+
+def title(pipeline: PipelineView, now_ms: int) -> str:
+    """One line about a pipeline."""
+    reason = f": {pipeline.reason}" if pipeline.reason else ""
+    return f"{pipeline.name} is {pipeline.status} for {age(now_ms - pipeline.since_ms)} (revision {pipeline.revision}){reason}"
+
+
+def instance_row(instance: InstanceView, board: Board, now_ms: int) -> Row:
+    """One instance under ``HEAD``."""
+    live = board.live.get(instance.instance) if instance.phase in LIVE_PHASES else None
+    into, out = rates(live)
+    return (
+        instance.instance,
+        state(instance.phase),
+        state(instance.status),
+        age(now_ms - instance.since_ms) if instance.since_ms else "",
+        Cell(str(instance.restarts), "bad" if instance.restarts else "faint"),
+        instance.host,
+        instance.handle,
+        into,
+        out,
+        about(instance),
+    )
+
+
+def rates(live: LiveView | None) -> tuple[str, str]:
+    """Events a second into and out of an instance, as text; empty where there is none."""
+    if live is None:
+        return "", ""
+    sums = {direction: [edge.rate for edge in live.edges if edge.direction == direction] for direction in ("in", "out")}
+    # Every downstream gets every event, so the fastest edge tells what comes out.
+    return quantity(sum(sums["in"])) if sums["in"] else "", quantity(max(sums["out"])) if sums["out"] else ""
+
+
+def edge_rows(instances: Iterable[InstanceView], live: Mapping[str, LiveView]) -> list[Row]:
+    """The ends of edges under ``EDGE_HEAD``."""
+    rows: list[Row] = []
+    for instance in instances:
+        view = live.get(instance.instance)
+        for edge in view.edges if view else ():
+            arrow = f"<- {edge.peer}" if edge.direction == "in" else f"-> {edge.peer}"
+            rows.append(
+                (
+                    instance.instance,
+                    arrow,
+                    quantity(edge.events_total),
+                    quantity(edge.rate),
+                    quantity(edge.in_flight),
+                    quantity(edge.resent_total),
+                    Cell("", "") if edge.connected else Cell("not connected", "bad"),
+                )
+            )
+    return rows
+
+
+def host_row(host: HostView, now_ms: int) -> Row:
+    """One host under ``HOST_HEAD``."""
+    labels = ",".join(f"{key}={value}" for key, value in sorted(host.labels.items()))
+    since = age(now_ms - host.since_ms) if host.since_ms else ""
+    return (
+        host.name,
+        state(host.status),
+        since,
+        host.address,
+        ",".join(host.drivers),
+        str(host.instances),
+        labels,
+        host.reason,
+    )
+
+
+def as_json(board: Board) -> dict[str, Any]:
+    """The status with each instance's last heartbeat under ``live`` (null where there is none)."""
+    status: dict[str, Any] = msgspec.to_builtins(board.status)
+    for pipeline in status["pipelines"]:
+        for instance in pipeline["instances"]:
+            live = board.live.get(instance["instance"]) if instance["phase"] in LIVE_PHASES else None
+            instance["live"] = msgspec.to_builtins(live) if live else None
+    return status
+
+
+def differences(before: PipelineView | None, after: PipelineView) -> list[str]:
+    """What has changed between two looks, one line each, for a terminal that cannot redraw."""
+    known = {each.instance: each for each in before.instances} if before else {}
+    lines: list[str] = []
+    for instance in after.instances:
+        old = known.get(instance.instance)
+        now = _words(instance)
+        if old is None or _words(old) != now:
+            lines.append(f"{instance.instance} {now}")
+    if before is None or (before.status, before.reason) != (after.status, after.reason):
+        lines.append(f"{after.name} is {after.status}{f': {after.reason}' if after.reason else ''}")
+    return lines
+
+
+def _words(instance: InstanceView) -> str:
+    shown = instance.phase if instance.status != "unhealthy" else f"{instance.phase}, unhealthy"
+    incarnation = f" (incarnation {instance.incarnation})" if instance.incarnation > 1 else ""
+    why = ""
+    if instance.phase in ("failed", "restarting") or instance.status == "unhealthy":
+        why = _steady(about(instance))
+    elif instance.phase == "assigned" and instance.waiting_for:
+        why = f"waiting for {_steady(instance.waiting_for)}"
+    return f"{shown}{incarnation}{f': {why}' if why else ''}"
+
+
+def _steady(words: str) -> str:
+    """The words without the part that counts time, which changes at every look."""
+    return words.partition(" (")[0] if " s since" in words else words

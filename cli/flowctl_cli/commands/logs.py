@@ -1,0 +1,129 @@
+"""``flowctl logs``."""
+
+import asyncio
+import sys
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from flowctl.errors import JournalUnavailableError
+from flowctl.ids import InstanceId
+from flowctl.journal.log import LogLine, Logs
+from flowctl_cli import plane
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
+from flowctl_cli.targets import Target
+from flowctl_cli.terminal import clock_time, coloured, note, one_line, paint, say
+
+RESUME_LINES: Final = 10_000
+
+app = new_app()
+
+
+@command(
+    app,
+    "flowctl logs orders",
+    "flowctl logs orders.enrich -f",
+    "flowctl logs orders.enrich.0 --tail 20 --json",
+)
+def logs(
+    session: Session,
+    *,
+    target: Annotated[str, typer.Argument(metavar="PIPELINE[.COMPONENT[.INDEX]]", help="Whose output.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line until Ctrl-C.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines; all by default.")] = None,
+    times: Annotated[bool, typer.Option("--times", help="Put the time before each line.")] = False,
+    json: JsonOption = False,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Show what instances print, also of those that have ended.
+
+    Works without a running server too, unless --follow is given.
+    """
+    run(_show(session, Target.parse(target), follow=follow, tail=tail, times=times, json=json, timeout_s=timeout))
+
+
+class LogView(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of output. ``stream`` is ``stdout`` or ``stderr``; ``time_ms`` Unix milliseconds."""
+
+    instance: str
+    component: str
+    index: int
+    incarnation: int
+    stream: str
+    time_ms: int
+    text: str
+
+
+async def _show(
+    session: Session, target: Target, *, follow: bool, tail: int | None, times: bool, json: bool, timeout_s: float
+) -> None:
+    printer = LinePrinter(times=times, json=json)
+    async with plane.opened(session, timeout_s=timeout_s, offline=not follow) as control:
+        if follow:
+            await follow_lines(control.store.logs, target, printer, tail=tail)
+        else:
+            async for line in control.store.logs.read(target.pipeline, component=target.component, index=target.index, tail=tail):
+                printer.print(line)
+    if printer.count == 0 and not json:
+        note(f"{target} has printed nothing that is kept")
+
+
+async def follow_lines(logs: Logs, target: Target, printer: "LinePrinter", *, tail: int | None) -> None:
+    """Print stored lines and then every new one, for ever; goes on where it was when the journal went away and came back."""
+    last_ns: dict[InstanceId, int] = {}
+    while True:
+        try:
+            async for line in logs.read(target.pipeline, component=target.component, index=target.index, tail=tail, follow=True):
+                if line.time_ns > last_ns.get(line.instance, -1):
+                    printer.print(line)
+                    last_ns[line.instance] = line.time_ns
+        except JournalUnavailableError as error:
+            note(f"waiting for the journal: {error.message}")
+            tail = RESUME_LINES
+            await asyncio.sleep(1.0)
+
+
+_HUES: Final = ("36", "35", "34", "33", "32", "96", "95", "94")
+
+
+class LinePrinter:
+    """Prints lines of output, each after the name of its instance; every component has its own colour on a terminal."""
+
+    def __init__(self, *, times: bool = False, json: bool = False) -> None:
+        self._times = times
+        self._json = json
+        self._colour = coloured(sys.stdout)
+        self._width = 0
+        self._hues: dict[str, str] = {}
+        self.count = 0
+
+    def print(self, line: LogLine) -> None:
+        """Print one line."""
+        self.count += 1
+        say(self._as_json(line) if self._json else self.render(line))
+
+    def render(self, line: LogLine) -> str:
+        """The line as text."""
+        name = str(line.instance)
+        self._width = max(self._width, len(name))
+        label = name.ljust(self._width)
+        time = f"{clock_time(line.time_ns)} " if self._times else ""
+        text = one_line(line.text)
+        if not self._colour:
+            return f"{time}{label} | {text}"
+        hue = self._hues.setdefault(line.instance.component, _HUES[len(self._hues) % len(_HUES)])
+        return f"{paint(time, 'faint')}\x1b[{hue}m{label} |\x1b[0m {text}"
+
+    @staticmethod
+    def _as_json(line: LogLine) -> str:
+        view = LogView(
+            instance=str(line.instance),
+            component=line.instance.component,
+            index=line.instance.index,
+            incarnation=line.incarnation,
+            stream=line.stream,
+            time_ms=line.time_ns // 1_000_000,
+            text=line.text,
+        )
+        return msgspec.json.encode(view).decode()

@@ -1,0 +1,96 @@
+"""``flowctl status``."""
+
+import asyncio
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from flowctl.errors import ControlPlaneUnreachableError, DeadlineError
+from flowctl.ids import check_id
+from flowctl_cli import board, plane, questions
+from flowctl_cli.plane import Plane
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
+from flowctl_cli.terminal import coloured, note, print_json, say
+
+app = new_app()
+
+
+@command(
+    app,
+    "flowctl status",
+    "flowctl status orders --watch",
+    "flowctl status orders --edges",
+    "flowctl status --json | jq '.pipelines[].instances[] | {instance, phase, waiting_for}'",
+)
+def status(
+    session: Session,
+    *,
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, max=3600, help="How often, with --watch.")] = 1.0,
+    edges: Annotated[bool, typer.Option("--edges", help="Show every edge with its counters too.")] = False,
+    json: JsonOption = False,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Show pipelines and their instances: phase, health, rates, and for what each one waits that waits.
+
+    With --watch and --json one object a line.
+    """
+    name = check_id(pipeline, "pipeline") if pipeline is not None else None
+    run(_status(session, name, every_s=every if watch else None, edges=edges, json=json, timeout_s=timeout))
+
+
+async def _status(
+    session: Session, name: str | None, *, every_s: float | None, edges: bool, json: bool, timeout_s: float
+) -> None:
+    async with plane.opened(session, timeout_s=timeout_s) as control:
+        if every_s is None:
+            found = await questions.board(control, name)
+            if json:
+                print_json(board.as_json(found))
+            else:
+                _print(found, edges=edges)
+        elif json or not sys.stdout.isatty():
+            await _repeat(control, name, every_s=every_s, edges=edges, json=json)
+        else:
+            await _redraw(control, name, every_s=every_s, edges=edges)
+
+
+def _print(found: board.Board, *, edges: bool) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in board.text(found, edges=edges, colour=coloured(sys.stdout), width=width):
+        say(line)
+    if not found.status.pipelines:
+        note("there are no pipelines; start one with `flowctl up FILE`")
+
+
+async def _repeat(control: Plane, name: str | None, *, every_s: float, edges: bool, json: bool) -> None:
+    while True:
+        try:
+            found = await questions.board(control, name)
+        except (ControlPlaneUnreachableError, DeadlineError) as error:
+            note(f"waiting for the control plane: {error.message}")
+        else:
+            if json:
+                print_json(board.as_json(found), indent=False)
+            else:
+                _print(found, edges=edges)
+                say()
+        await asyncio.sleep(every_s)
+
+
+async def _redraw(control: Plane, name: str | None, *, every_s: float, edges: bool) -> None:
+    from flowctl_cli.screen import Screen
+
+    with Screen() as screen:
+        while True:
+            try:
+                found = await questions.board(control, name)
+            except (ControlPlaneUnreachableError, DeadlineError) as error:
+                screen.say(f"waiting for the control plane: {error.message}")
+            else:
+                lines = board.text(found, edges=edges, colour=screen.colour, width=screen.width)
+                screen.show(lines or ["there are no pipelines"])
+            await asyncio.sleep(every_s)
