@@ -101,6 +101,10 @@ def _what_runs(kind: Kind, component: Component, path: Path) -> Iterator[Problem
         yield Problem(path, f"found {found}, expected exactly one of type, command and image", "it says what runs")
     if component.type is not None:
         yield from _type(kind, component.type, (*path, "type"))
+        ready_made = CATALOG.get(component.type)
+        if component.replicas > 1 and ready_made is not None and kind in ready_made.one_reader:
+            message = f"found {component.replicas}: each replica of a {component.type} {kind} would read everything"
+            yield Problem((*path, "replicas"), message, "write replicas: 1, and give replicas to the component that reads it")
         if component.args:
             yield Problem((*path, "args"), "a ready-made component takes no args", "write its settings under config")
     if component.command is not None and not (component.command and component.command[0].strip()):
