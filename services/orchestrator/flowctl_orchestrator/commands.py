@@ -1,0 +1,176 @@
+"""The orchestrator's endpoints: each reads the newest state, asks a pure function, appends, and answers."""
+
+import os
+from collections.abc import Callable
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter
+
+from flowctl import __version__, api
+from flowctl.decision import Decision
+from flowctl.errors import InvalidSpecError, NotFoundError, UserError
+from flowctl.fleet import Fleet
+from flowctl.ids import InstanceId
+from flowctl.journal.events import PipelineSubmitted
+from flowctl.journal.log import Entry
+from flowctl.projection import Projection
+from flowctl.spec.checks import MAX_PIPELINE_BYTES, verify
+from flowctl.spec.model import Pipeline
+from flowctl.spec.problems import did_you_mean
+from flowctl_orchestrator import decide
+from flowctl_orchestrator.lifecycle import is_live
+from flowctl_orchestrator.plan import plan_pipeline
+from flowctl_orchestrator.placement import loads
+from flowctl_orchestrator.planner import Planner
+from flowctl_orchestrator.views import Circumstances, status_view
+
+_decoder = msgspec.json.Decoder(Pipeline)
+
+
+class Commands:
+    """What the CLI and other tools may ask."""
+
+    def __init__(self, projection: Projection, planner: Planner, *, name: str, metrics: CollectorRegistry) -> None:
+        self._projection = projection
+        self._planner = planner
+        self._name = name
+        self._requests = Counter("flowctl_orchestrator_requests", "Requests answered or refused", ["verb"], registry=metrics)
+
+    async def submit(self, request: api.Submit) -> api.Submitted:
+        """Run a pipeline.
+
+        Raises:
+            InvalidSpecError: it cannot be obeyed; with every problem.
+            RefusedError, JournalUnavailableError: see ``Projection.decide``.
+        """
+        self._requests.labels("submit").inc()
+        pipeline = read_pipeline(request.pipeline)
+        change = "created"
+
+        def choose(fleet: Fleet) -> Decision:
+            nonlocal change
+            state = fleet.pipelines.get(pipeline.name)
+            change = "changed" if state is not None and is_live(state) else "created"
+            return decide.decide_submit(fleet, pipeline, source=request.source, fresh=request.fresh)
+
+        entries = await self._decide(choose, request)
+        state = self._projection.fleet.pipelines.get(pipeline.name)
+        for entry in entries:
+            if isinstance(entry.event, PipelineSubmitted):
+                return api.Submitted(pipeline=pipeline.name, revision=entry.event.revision, change=change, seq=entry.seq)
+        if state is None:
+            raise NotFoundError(f"pipeline {pipeline.name} was not accepted")
+        return api.Submitted(pipeline=pipeline.name, revision=state.revision, change="unchanged", seq=state.submitted_seq)
+
+    async def stop(self, request: api.Stop) -> api.Done:
+        """End a pipeline; done already if it has ended.
+
+        Raises:
+            NotFoundError: there is no such pipeline.
+        """
+        self._requests.labels("stop").inc()
+        entries = await self._decide(lambda fleet: decide.decide_stop(fleet, request.pipeline, reason=request.reason), request)
+        members = self._projection.fleet.instances_of(request.pipeline)
+        return api.Done(seq=self._last(entries), instances=[str(each.id) for each in members if each.active or each.wanted])
+
+    async def restart(self, request: api.RestartInstances) -> api.Done:
+        """Start instances anew.
+
+        Raises:
+            NotFoundError, RefusedError: see ``decide_restart``.
+        """
+        self._requests.labels("restart").inc()
+        await self._projection.sync()
+        upto = self._projection.fleet.seq
+        written: list[Entry] = []
+        while True:
+            entries = await self._decide(
+                lambda fleet: decide.decide_restart(fleet, request.pipeline, request.component, request.index, upto_seq=upto),
+                request,
+            )
+            if not entries:
+                break
+            written += entries
+        names = [str(entry.aggregate.instance) for entry in written if entry.aggregate is not None]
+        return api.Done(seq=self._last(written), instances=names)
+
+    async def scale(self, request: api.Scale) -> api.Done:
+        """Change how many instances a component has.
+
+        Raises:
+            NotFoundError, RefusedError: see ``decide_scale``.
+        """
+        self._requests.labels("scale").inc()
+        entries = await self._decide(
+            lambda fleet: decide.decide_scale(fleet, request.pipeline, request.component, request.replicas), request
+        )
+        ids = [InstanceId(request.pipeline, request.component, index) for index in range(request.replicas)]
+        return api.Done(seq=self._last(entries), instances=[str(id_) for id_ in ids])
+
+    async def status(self, request: api.StatusRequest) -> api.StatusView:
+        """Everything, or one pipeline, as of what this orchestrator has read.
+
+        Raises:
+            NotFoundError: there is no such pipeline.
+        """
+        self._requests.labels("status").inc()
+        projection = self._projection
+        fleet, now_ns = projection.fleet, projection.journal.now_ns()
+        if request.pipeline is not None and request.pipeline not in fleet.pipelines:
+            hint = did_you_mean(request.pipeline, fleet.pipelines)
+            raise NotFoundError(f"there is no pipeline {request.pipeline[:80]!r}", hint=hint)
+        waiting: dict[InstanceId, str] = {}
+        troubles = dict(self._planner.troubles)
+        load = loads(fleet)
+        for name in [request.pipeline] if request.pipeline is not None else list(fleet.pipelines):
+            try:
+                waiting |= plan_pipeline(fleet, name, now_ns, load=load).waiting
+            except Exception as error:  # noqa: BLE001 - one pipeline's trouble is shown, and hides no other
+                troubles[name] = str(error) or type(error).__name__
+        around = Circumstances(waiting, troubles, projection.unavailable_since_ns)
+        return status_view(fleet, now_ns, around, pipeline=request.pipeline)
+
+    async def info(self, request: api.InfoRequest) -> api.Info:
+        """How this orchestrator is."""
+        del request
+        reason = self.readiness()
+        return api.Info(
+            service=api.ORCHESTRATOR,
+            version=__version__,
+            name=self._name,
+            pid=os.getpid(),
+            seq=self._projection.fleet.seq,
+            ready=reason is None,
+            detail=reason or "",
+        )
+
+    def readiness(self) -> str | None:
+        """None if commands can be obeyed now, else why not."""
+        if self._projection.corrupt is not None:
+            return f"the journal lost entries: {self._projection.corrupt}"
+        if self._projection.unavailable_since_ns is not None:
+            return "the journal does not answer"
+        return None
+
+    async def _decide(self, choose: Callable[[Fleet], Decision], request: api.Request) -> list[Entry]:
+        return await self._projection.decide(choose, actor=request.actor, correlation=request.correlation, sync=True)
+
+    def _last(self, entries: list[Entry]) -> int:
+        return entries[-1].seq if entries else self._projection.fleet.seq
+
+
+def read_pipeline(raw: msgspec.Raw) -> Pipeline:
+    """The pipeline of a request, verified.
+
+    Raises:
+        InvalidSpecError: it is not one, or cannot be obeyed.
+    """
+    data = bytes(raw)
+    if len(data) > MAX_PIPELINE_BYTES:
+        raise InvalidSpecError([UserError(f"the pipeline has {len(data)} bytes, more than {MAX_PIPELINE_BYTES}")])
+    try:
+        pipeline = _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidSpecError([UserError(f"the request holds no pipeline: {error}")]) from error
+    verify(pipeline)
+    return pipeline
