@@ -217,7 +217,9 @@ def _starting(instance: Instance, event: ComponentStarting, entry: Entry) -> Non
         return
     if instance.run_assignment == event.assignment and instance.incarnation > 0:
         instance.restarts += 1
-        instance.restart_times_ns = [*instance.restart_times_ns[-RESTART_MEMORY + 1 :], entry.time_ns]
+        attempts = instance.assignment.component.restart.max_attempts if instance.assignment is not None else 0
+        memory = max(RESTART_MEMORY, attempts)  # else a policy of more attempts could never be spent
+        instance.restart_times_ns = [*instance.restart_times_ns[-memory + 1 :], entry.time_ns]
     _new_incarnation(instance, event.incarnation)
     instance.run = "starting"
     instance.run_assignment = event.assignment

@@ -101,6 +101,7 @@ class AgentSettings(Settings):
     host_heartbeat_s: float = Field(5.0, gt=0, le=3600, description="how often the agent says that its host is alive")
     log_file_bytes: int = Field(10_000_000, ge=4096, description="a component's log file is rotated at this size")
     log_files: int = Field(5, ge=1, le=100, description="how many rotated log files of an instance are kept")
+    kept_runs: int = Field(5, ge=1, le=1000, description="of how many exited runs of an instance the log files are kept")
 
     @field_validator("labels", mode="before")
     @classmethod
