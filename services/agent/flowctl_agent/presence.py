@@ -1,0 +1,108 @@
+"""The host in the journal: joined, alive, left. An agent that finds another one in its place gives up."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from flowctl.clock import Clock
+from flowctl.decision import Decision
+from flowctl.errors import FlowctlError, JournalUnavailableError, RefusedError
+from flowctl.fleet import Fleet
+from flowctl.journal.events import Aggregate, HostJoined, HostLeft
+from flowctl.journal.log import Draft, Entry, Heartbeats, HostBeat
+from flowctl.projection import Projection, retrying
+
+LEAVE_S: Final = 3.0
+
+log = logging.getLogger("flowctl.agent.presence")
+
+
+def join(fleet: Fleet, host: str, joined: HostJoined) -> Decision:
+    """Must the host be announced? Not if this agent's announcement stands."""
+    known = fleet.hosts.get(host)
+    if known is not None and known.status == "up" and known.joined == joined:
+        return []
+    return [Draft(Aggregate.of_host(host), joined)]
+
+
+def leave(fleet: Fleet, host: str, agent: str, reason: str) -> Decision:
+    """Must the host be signed off? Only by the agent that is there."""
+    known = fleet.hosts.get(host)
+    if known is None or known.joined.agent != agent or known.status == "left":
+        return []
+    return [Draft(Aggregate.of_host(host), HostLeft(reason=reason))]
+
+
+class Presence:
+    """Keeps a host in the journal. ``superseded`` is set when another agent has taken its name."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        joined: HostJoined,
+        projection: Projection,
+        heartbeats: Heartbeats,
+        clock: Clock,
+        interval_s: float,
+        count: Callable[[], int],
+    ) -> None:
+        self.superseded: RefusedError | None = None
+        self.lost = asyncio.Event()
+        self._host = host
+        self._joined = joined
+        self._projection = projection
+        self._heartbeats = heartbeats
+        self._clock = clock
+        self._interval_s = interval_s
+        self._count = count
+        self._beating: asyncio.Task[None] | None = None
+        self._joined_seq: int | None = None
+
+    async def start(self) -> None:
+        """Announce the host, however long the journal is away, and begin to beat."""
+        await retrying(self._join, clock=self._clock, what="joining")
+        self._joined_seq = self._projection.fleet.seq
+        self._projection.listen(self._heard)
+        self._beating = asyncio.create_task(self._beat(), name="agent-beats")
+
+    async def stop(self, reason: str) -> None:
+        """Sign the host off, if the journal is there."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        if self._joined_seq is None:
+            return
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._projection.decide(
+                    lambda fleet: leave(fleet, self._host, self._joined.agent, reason), actor=f"agent/{self._host}"
+                )
+        except (TimeoutError, FlowctlError) as error:
+            log.warning("the journal does not learn that this host leaves: %s", error)
+
+    async def _join(self) -> None:
+        await self._projection.decide(lambda fleet: join(fleet, self._host, self._joined), actor=f"agent/{self._host}")
+
+    def _heard(self, entry: Entry) -> None:
+        if entry.aggregate != Aggregate.of_host(self._host) or not isinstance(entry.event, HostJoined):
+            return
+        if entry.event.agent != self._joined.agent:
+            self.superseded = RefusedError(
+                f"another agent has joined as host {self._host}", hint="give each host a name of its own with --name"
+            )
+            self.lost.set()
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._heartbeats.publish([HostBeat(self._host, self._joined.agent, self._count())])
+                host = self._projection.fleet.hosts.get(self._host)
+                if self.superseded is None and (host is None or host.status != "up"):
+                    await self._join()
+            except JournalUnavailableError:
+                pass  # the projection says so already
+            except FlowctlError as error:
+                log.warning("the heartbeat failed: %s", error)
+            await self._clock.sleep(self._interval_s)

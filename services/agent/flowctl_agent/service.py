@@ -1,0 +1,192 @@
+"""The agent as a service: puts the driver, the reconciler, the tailer, the prober and the host's presence together."""
+
+import fcntl
+import logging
+import os
+import random
+import stat
+import sys
+import uuid
+from pathlib import Path
+from typing import Final
+
+from flowctl import __version__, api
+from flowctl.errors import RefusedError, UserError
+from flowctl.fleet import Assignment
+from flowctl.journal.events import HostJoined
+from flowctl.serving import ServiceContext
+from flowctl.settings import AgentSettings
+from flowctl_agent.drivers import Driver, Launch, RunKey
+from flowctl_agent.drivers.process import ProcessDriver
+from flowctl_agent.environment import Place, Surroundings, prepare, working_directory
+from flowctl_agent.metrics import AgentMetrics
+from flowctl_agent.presence import Presence
+from flowctl_agent.probe import Prober
+from flowctl_agent.reconciler import Reconciler
+from flowctl_agent.tailer import Tailer
+
+MAX_SECRET_BYTES: Final = 1_048_576
+
+log = logging.getLogger("flowctl.agent")
+
+
+class AgentService:
+    """See ``flowctl.serving.Service``. Stopping it leaves running what it started; the next agent adopts that.
+
+    ``settings.registry`` must say where components reach the registry. ``driver`` None is the process driver.
+    """
+
+    name = "agent"
+
+    def __init__(self, context: ServiceContext, settings: AgentSettings, *, driver: Driver | None = None) -> None:
+        self._context = context
+        self._settings = settings
+        self._metrics = AgentMetrics(context.metrics)
+        self._driver = driver or ProcessDriver(
+            settings.state_dir,
+            log_file_bytes=settings.log_file_bytes,
+            log_files=settings.log_files,
+            kept_runs=settings.kept_runs,
+        )
+        self._lock = -1
+        self._started = False
+        projection, clock = context.projection, context.clock
+        self._reconciler = Reconciler(
+            host=settings.name,
+            projection=projection,
+            driver=self._driver,
+            prepare=self._prepare,
+            clock=clock,
+            metrics=self._metrics,
+            seed=random.SystemRandom().getrandbits(32),
+        )
+        self._tailer = Tailer(driver=self._driver, logs=context.store.logs, clock=clock, metrics=self._metrics)
+        self._prober = Prober(host=settings.name, projection=projection, clock=clock, metrics=self._metrics)
+        self._presence = Presence(
+            host=settings.name,
+            joined=self._announcement(),
+            projection=projection,
+            heartbeats=context.store.heartbeats,
+            clock=clock,
+            interval_s=settings.host_heartbeat_s,
+            count=lambda: self._reconciler.live,
+        )
+        self._endpoints = context.endpoints(api.AGENT) if context.endpoints is not None else None
+        if self._endpoints is not None:
+            self._endpoints.add("info", api.InfoRequest, self._info)
+
+    async def start(self) -> None:
+        """Adopt what runs, join, and reconcile.
+
+        Raises:
+            RefusedError: another agent runs on this state directory.
+            DriverError: the driver cannot work.
+        """
+        self._take_lock()
+        await self._driver.open()
+        await self._presence.start()
+        await self._reconciler.start()
+        self._tailer.start()
+        self._prober.start()
+        if self._endpoints is not None:
+            await self._endpoints.start()
+        self._started = True
+
+    async def stop(self) -> None:
+        """Leave; what runs goes on running."""
+        self._started = False
+        if self._endpoints is not None:
+            await self._endpoints.stop()
+        await self._prober.stop()
+        await self._reconciler.stop()
+        await self._presence.stop("the agent was stopped")
+        await self._tailer.stop()
+        await self._driver.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    async def failed(self) -> None:
+        """See ``Service``: another agent has taken this host's name."""
+        await self._presence.lost.wait()
+        if self._presence.superseded is not None:
+            raise self._presence.superseded
+
+    def readiness(self) -> str | None:
+        """See ``Service``."""
+        if not self._started:
+            return "not started"
+        if self._context.projection.unavailable_since_ns is not None:
+            return "the journal does not answer; what runs goes on"
+        return None
+
+    def _take_lock(self) -> None:
+        """Two agents on one state directory would fight over the same runs."""
+        try:
+            self._settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self._settings.state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UserError(f"the state directory cannot be used: {error}", hint="set state_dir") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = -1
+            raise RefusedError(f"an agent runs already on {self._settings.state_dir}", hint="stop it first") from error
+
+    def _announcement(self) -> HostJoined:
+        settings = self._settings
+        return HostJoined(
+            agent=uuid.uuid4().hex,
+            address=settings.advertise_host,
+            drivers=[self._driver.name],
+            labels=settings.labels,
+            cpus=os.cpu_count() or 0,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            version=__version__,
+        )
+
+    def _prepare(self, key: RunKey, assignment: Assignment, source: str) -> Launch:
+        settings = self._settings
+        surroundings = Surroundings(
+            registry=settings.registry,
+            advertise_host=settings.advertise_host,
+            python=sys.executable,
+            log_level=settings.log_level,
+            log_format="json" if settings.log_format == "json" else "console",  # people read it with `flowctl logs`
+            env=os.environ,
+        )
+        place = Place(cwd=working_directory(source, Path.is_dir), read_file=read_secret)
+        return prepare(key, assignment, surroundings, place)
+
+    async def _info(self, request: api.InfoRequest) -> api.Info:
+        del request
+        reason = self.readiness()
+        waiting = "; ".join(f"{instance} waits for {what}" for instance, what in sorted(self._reconciler.waiting.items()))
+        return api.Info(
+            service=self.name,
+            version=__version__,
+            name=self._settings.name,
+            pid=os.getpid(),
+            seq=self._context.projection.fleet.seq,
+            ready=reason is None,
+            detail=reason or waiting,
+            addresses={"advertised": self._settings.advertise_host, "registry": self._settings.registry},
+        )
+
+
+def read_secret(path: Path) -> str:
+    """The text of a regular file of at most a mebibyte.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+        UserError: it is something else.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UserError("it is not a regular file")
+        data = file.read(MAX_SECRET_BYTES + 1)
+    if len(data) > MAX_SECRET_BYTES:
+        raise UserError(f"it is longer than {MAX_SECRET_BYTES:,} bytes")
+    return data.decode()
