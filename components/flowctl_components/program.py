@@ -1,0 +1,130 @@
+"""A child program that answers every line on its standard input with one line on its standard output."""
+
+import asyncio
+import logging
+import os
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from flowctl.errors import ComponentError
+
+_READ_BYTES: Final = 1 << 18
+_LINE_BYTES: Final = 1 << 16
+_LAST_WORDS: Final = 5
+_CLOSE_S: Final = 5.0
+
+
+class Program:
+    """A running program; make one with ``start``."""
+
+    def __init__(
+        self, name: str, log: logging.Logger, process: Process, pipes: tuple[StreamWriter, StreamReader, StreamReader]
+    ) -> None:
+        self.name = name
+        self._log = log
+        self._process = process
+        self._stdin, self._stdout, self._stderr = pipes
+        self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._rest = b""
+        self._listener = asyncio.create_task(self._listen())
+
+    @staticmethod
+    async def start(command: Sequence[str], env: Mapping[str, str], log: logging.Logger) -> "Program":
+        """Start it, with ``env`` added to our environment.
+
+        Raises:
+            OSError: if it cannot be started.
+            ValueError: if the command or the environment has a NUL in it.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **env}, limit=_READ_BYTES
+        )
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise OSError("no pipes")
+        return Program(command[0], log, process, (process.stdin, process.stdout, process.stderr))
+
+    async def ask(self, questions: Sequence[bytes], timeout_s: float) -> list[bytes]:
+        """The answers to these lines, without their line breaks, one each.
+
+        Writing and reading go on at the same time, so that neither side can fill a pipe that nobody empties.
+
+        Raises:
+            ComponentError: if the program ends, is too slow, or answers with more lines than it was asked.
+        """
+        writer = asyncio.create_task(self._write(b"".join([question + b"\n" for question in questions])))
+        try:
+            async with asyncio.timeout(timeout_s):
+                answers = await self._answers(len(questions))
+                await writer
+        except TimeoutError:
+            raise ComponentError(f"{self.name!r} did not answer {len(questions)} events within {timeout_s:g} s") from None
+        finally:
+            writer.cancel()
+        return answers
+
+    async def close(self) -> None:
+        """Close its standard input and wait for its end; kill it if that does not come."""
+        self._stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _CLOSE_S)
+        except TimeoutError:
+            self._log.warning("%s does not end when its input does; killing it", self.name)
+            self._process.kill()
+            await self._process.wait()
+        self._listener.cancel()
+        await asyncio.gather(self._listener, return_exceptions=True)
+
+    async def _write(self, text: bytes) -> None:
+        try:
+            self._stdin.write(text)
+            await self._stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            # Whoever reads the answers finds the end of the program and says so.
+            return
+
+    async def _answers(self, count: int) -> list[bytes]:
+        pieces = [self._rest]
+        missing = count - self._rest.count(b"\n")
+        while missing > 0:
+            piece = await self._stdout.read(_READ_BYTES)
+            if not piece:
+                raise await self._death()
+            pieces.append(piece)
+            missing -= piece.count(b"\n")
+        *lines, self._rest = b"".join(pieces).split(b"\n", count)
+        if self._rest:
+            raise ComponentError(
+                f"{self.name!r} printed more than one line for an event; beyond the answers: {self._rest[:120]!r}"
+            )
+        return lines
+
+    async def _death(self) -> ComponentError:
+        """The error for a program that closed its output too early."""
+        try:
+            code = await asyncio.wait_for(self._process.wait(), _CLOSE_S)
+            await asyncio.wait([self._listener], timeout=_CLOSE_S)
+        except TimeoutError:
+            return ComponentError(f"{self.name!r} closed its standard output and goes on running")
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        words = f"; it said: {' | '.join(self._words)}" if self._words else ""
+        return ComponentError(f"{self.name!r} ended with {how}{words}")
+
+    async def _listen(self) -> None:
+        """Pass on what the program says on standard error, and remember its last words."""
+        rest = b""
+        while piece := await self._stderr.read(_LINE_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > _LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._say(line)
+        self._say(rest)
+
+    def _say(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip("\r")
+        if text:
+            self._words.append(text[:500])
+            self._log.info("%s: %s", self.name, text)
