@@ -1,0 +1,13 @@
+"""What a component author imports: ``source``, ``processor`` and ``sink``, their classes, and ``run``.
+
+May import: the standard library, flowctl's core, msgspec, grpc and protobuf output; prometheus-client and jmespath lazily. Must
+never import a service, the CLI or NATS: a component speaks gRPC only. What decides (columns, acks, credit, batching, outbox, keys,
+routing, derive) does no I/O; what does I/O (upstream, downstream, control, health, production, work, runtime) holds no rules.
+"""
+
+from flowctl_sdk.author import Processor, Sink, Source, processor, sink, source
+from flowctl_sdk.context import Checkpoint, Context
+from flowctl_sdk.event import Event
+from flowctl_sdk.serve import run
+
+__all__ = ["Checkpoint", "Context", "Event", "Processor", "Sink", "Source", "processor", "run", "sink", "source"]

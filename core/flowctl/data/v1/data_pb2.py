@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lowctl/data/v1/data.proto\x12\x0f\x66lowctl.data.v1\"O\n\x04Peer\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\"\x94\x01\n\x0e\x46romDownstream\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.flowctl.data.v1.HelloH\x00\x12#\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x14.flowctl.data.v1.AckH\x00\x12)\n\x06\x63redit\x18\x03 \x01(\x0b\x32\x17.flowctl.data.v1.CreditH\x00\x42\t\n\x07message\"\xa6\x01\n\x0c\x46romUpstream\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.flowctl.data.v1.WelcomeH\x00\x12\'\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x16.flowctl.data.v1.BatchH\x00\x12\x35\n\rend_of_stream\x18\x03 \x01(\x0b\x32\x1c.flowctl.data.v1.EndOfStreamH\x00\x42\t\n\x07message\"\x96\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12)\n\ndownstream\x18\x02 \x01(\x0b\x32\x15.flowctl.data.v1.Peer\x12\'\n\x08upstream\x18\x03 \x01(\x0b\x32\x15.flowctl.data.v1.Peer\x12\'\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x17.flowctl.data.v1.Credit\"Z\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\'\n\x08upstream\x18\x02 \x01(\x0b\x32\x15.flowctl.data.v1.Peer\x12\x14\n\x0c\x66irst_offset\x18\x03 \x01(\x04\"\xf0\x01\n\x05\x42\x61tch\x12\x14\n\x0c\x66irst_offset\x18\x01 \x01(\x04\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12\r\n\x05times\x18\x03 \x03(\x06\x12\x11\n\tpositions\x18\x04 \x03(\x06\x12\x0f\n\x07origins\x18\x05 \x03(\t\x12\x14\n\x0corigin_index\x18\x06 \x03(\r\x12\r\n\x05types\x18\x07 \x03(\t\x12\x12\n\ntype_index\x18\x08 \x03(\r\x12\r\n\x05paths\x18\t \x03(\t\x12\x12\n\npath_index\x18\n \x03(\r\x12\x30\n\x08metadata\x18\x0b \x03(\x0b\x32\x1e.flowctl.data.v1.EventMetadata\"\x89\x01\n\rEventMetadata\x12\r\n\x05\x65vent\x18\x01 \x01(\r\x12:\n\x06values\x18\x02 \x03(\x0b\x32*.flowctl.data.v1.EventMetadata.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x14\n\x03\x41\x63k\x12\r\n\x05up_to\x18\x01 \x01(\x04\"\'\n\x06\x43redit\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\"\n\x0b\x45ndOfStream\x12\x13\n\x0bnext_offset\x18\x01 \x01(\x04\x32^\n\x0b\x45ventStream\x12O\n\tSubscribe\x12\x1f.flowctl.data.v1.FromDownstream\x1a\x1d.flowctl.data.v1.FromUpstream(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66lowctl/data/v1/data.proto\x12\x0f\x66lowctl.data.v1\"O\n\x04Peer\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\"\x94\x01\n\x0e\x46romDownstream\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.flowctl.data.v1.HelloH\x00\x12#\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x14.flowctl.data.v1.AckH\x00\x12)\n\x06\x63redit\x18\x03 \x01(\x0b\x32\x17.flowctl.data.v1.CreditH\x00\x42\t\n\x07message\"\xa6\x01\n\x0c\x46romUpstream\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.flowctl.data.v1.WelcomeH\x00\x12\'\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x16.flowctl.data.v1.BatchH\x00\x12\x35\n\rend_of_stream\x18\x03 \x01(\x0b\x32\x1c.flowctl.data.v1.EndOfStreamH\x00\x42\t\n\x07message\"\x96\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12)\n\ndownstream\x18\x02 \x01(\x0b\x32\x15.flowctl.data.v1.Peer\x12\'\n\x08upstream\x18\x03 \x01(\x0b\x32\x15.flowctl.data.v1.Peer\x12\'\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x17.flowctl.data.v1.Credit\"i\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\'\n\x08upstream\x18\x02 \x01(\x0b\x32\x15.flowctl.data.v1.Peer\x12\x14\n\x0c\x66irst_offset\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"\xf0\x01\n\x05\x42\x61tch\x12\x14\n\x0c\x66irst_offset\x18\x01 \x01(\x04\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12\r\n\x05times\x18\x03 \x03(\x06\x12\x11\n\tpositions\x18\x04 \x03(\x06\x12\x0f\n\x07origins\x18\x05 \x03(\t\x12\x14\n\x0corigin_index\x18\x06 \x03(\r\x12\r\n\x05types\x18\x07 \x03(\t\x12\x12\n\ntype_index\x18\x08 \x03(\r\x12\r\n\x05paths\x18\t \x03(\t\x12\x12\n\npath_index\x18\n \x03(\r\x12\x30\n\x08metadata\x18\x0b \x03(\x0b\x32\x1e.flowctl.data.v1.EventMetadata\"\x89\x01\n\rEventMetadata\x12\r\n\x05\x65vent\x18\x01 \x01(\r\x12:\n\x06values\x18\x02 \x03(\x0b\x32*.flowctl.data.v1.EventMetadata.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x14\n\x03\x41\x63k\x12\r\n\x05up_to\x18\x01 \x01(\x04\"\'\n\x06\x43redit\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\"\n\x0b\x45ndOfStream\x12\x13\n\x0bnext_offset\x18\x01 \x01(\x04\x32^\n\x0b\x45ventStream\x12O\n\tSubscribe\x12\x1f.flowctl.data.v1.FromDownstream\x1a\x1d.flowctl.data.v1.FromUpstream(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,19 +42,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=449
   _globals['_HELLO']._serialized_end=599
   _globals['_WELCOME']._serialized_start=601
-  _globals['_WELCOME']._serialized_end=691
-  _globals['_BATCH']._serialized_start=694
-  _globals['_BATCH']._serialized_end=934
-  _globals['_EVENTMETADATA']._serialized_start=937
-  _globals['_EVENTMETADATA']._serialized_end=1074
-  _globals['_EVENTMETADATA_VALUESENTRY']._serialized_start=1029
-  _globals['_EVENTMETADATA_VALUESENTRY']._serialized_end=1074
-  _globals['_ACK']._serialized_start=1076
-  _globals['_ACK']._serialized_end=1096
-  _globals['_CREDIT']._serialized_start=1098
-  _globals['_CREDIT']._serialized_end=1137
-  _globals['_ENDOFSTREAM']._serialized_start=1139
-  _globals['_ENDOFSTREAM']._serialized_end=1173
-  _globals['_EVENTSTREAM']._serialized_start=1175
-  _globals['_EVENTSTREAM']._serialized_end=1269
+  _globals['_WELCOME']._serialized_end=706
+  _globals['_BATCH']._serialized_start=709
+  _globals['_BATCH']._serialized_end=949
+  _globals['_EVENTMETADATA']._serialized_start=952
+  _globals['_EVENTMETADATA']._serialized_end=1089
+  _globals['_EVENTMETADATA_VALUESENTRY']._serialized_start=1044
+  _globals['_EVENTMETADATA_VALUESENTRY']._serialized_end=1089
+  _globals['_ACK']._serialized_start=1091
+  _globals['_ACK']._serialized_end=1111
+  _globals['_CREDIT']._serialized_start=1113
+  _globals['_CREDIT']._serialized_end=1152
+  _globals['_ENDOFSTREAM']._serialized_start=1154
+  _globals['_ENDOFSTREAM']._serialized_end=1188
+  _globals['_EVENTSTREAM']._serialized_start=1190
+  _globals['_EVENTSTREAM']._serialized_end=1284
 # @@protoc_insertion_point(module_scope)

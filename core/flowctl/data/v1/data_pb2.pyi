@@ -153,9 +153,14 @@ class Welcome(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     UPSTREAM_FIELD_NUMBER: _builtins.int
     FIRST_OFFSET_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     first_offset: _builtins.int
     """The offset of the first event that will be sent: everything from here on is unacknowledged."""
+    epoch: _builtins.int
+    """Names the sequence of offsets within the upstream's incarnation. Offsets of another epoch are unrelated; a downstream that skips
+    events that it already has, after a reconnect, may do so only within one incarnation and epoch.
+    """
     @_builtins.property
     def upstream(self) -> Global___Peer: ...
     def __init__(
@@ -164,10 +169,11 @@ class Welcome(_message.Message):
         protocol: _builtins.int = ...,
         upstream: Global___Peer | None = ...,
         first_offset: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_offset", b"first_offset", "protocol", b"protocol", "upstream", b"upstream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "first_offset", b"first_offset", "protocol", b"protocol", "upstream", b"upstream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,7 +299,7 @@ Global___EventMetadata: _TypeAlias = EventMetadata  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
-    """Every event up to and including this offset, and all that came of it, is done."""
+    """Every event up to and including this offset, and all that came of it, is done. Offsets must have been sent and must grow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,7 +320,10 @@ Global___Ack: _TypeAlias = Ack  # noqa: Y015
 
 @_typing.final
 class Credit(_message.Message):
-    """How much more the upstream may send: added to what is left. Values are per grant and at least 1 event."""
+    """How much more the upstream may send: added to what is left. Values are per grant and at least 1 event. The bytes of an event are
+    its payload and its metadata's keys and values. One event that is larger than all bytes allowed may still be sent while nothing
+    else is unacknowledged.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

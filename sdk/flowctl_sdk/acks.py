@@ -1,0 +1,72 @@
+"""Which inputs are done: an input is, when everything derived from it is; and they are reported in order.
+
+Bookkeeping is per batch. Whoever takes a batch in opens a ``Pending``; every piece of output that still has to be acknowledged
+somewhere holds it; the last one to let go completes it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Held(Protocol):
+    """What a piece of output keeps open until it is acknowledged."""
+
+    def hold(self) -> None:
+        """One more piece of output has to be acknowledged."""
+        ...
+
+    def release(self) -> None:
+        """A piece of output is acknowledged."""
+        ...
+
+
+class Pending(Generic[T]):
+    """A batch of inputs with the number of its ``holds``. Opened with one hold, the opener's own."""
+
+    __slots__ = ("_log", "holds", "token")
+
+    def __init__(self, log: "AckLog[T]", token: T) -> None:
+        self._log = log
+        self.holds = 1
+        self.token = token
+
+    def hold(self) -> None:
+        """One more piece of output has to be acknowledged."""
+        self.holds += 1
+
+    def release(self) -> None:
+        """A piece of output is acknowledged."""
+        self.holds -= 1
+        if self.holds == 0:
+            self._log.settle()
+
+
+class AckLog(Generic[T]):
+    """The batches taken in and not yet done, oldest first.
+
+    ``advanced(token)`` is called with the token of the newest batch up to which, in order, all are done.
+    """
+
+    def __init__(self, advanced: Callable[[T], None]) -> None:
+        self._advanced = advanced
+        self._open: deque[Pending[T]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, token: T) -> Pending[T]:
+        """Take a batch in."""
+        pending = Pending(self, token)
+        self._open.append(pending)
+        return pending
+
+    def settle(self) -> None:
+        """Report how far everything is done."""
+        done: Pending[T] | None = None
+        while self._open and self._open[0].holds == 0:
+            done = self._open.popleft()
+        if done is not None:
+            self._advanced(done.token)

@@ -1,0 +1,27 @@
+"""When to send: at once if nothing was sent lately, otherwise after gathering for at most a millisecond."""
+
+from typing import Final
+
+GATHER_NS: Final = 1_000_000
+GATHER_EVENTS: Final = 512
+# A message may hold this much, so that a batch neither nears the message limit nor holds up what is behind it.
+BATCH_BYTES: Final = 1024 * 1024
+
+
+class Pace:
+    """Decides the moment of the next message from the moment of the last one; all times are monotonic nanoseconds."""
+
+    __slots__ = ("_last_ns",)
+
+    def __init__(self) -> None:
+        self._last_ns = -GATHER_NS
+
+    def wait_ns(self, now_ns: int, gathered: int) -> int:
+        """How long to go on gathering with so many events in hand; 0 is send now."""
+        if gathered >= GATHER_EVENTS:
+            return 0
+        return max(0, self._last_ns + GATHER_NS - now_ns)
+
+    def sent(self, now_ns: int) -> None:
+        """A message was sent."""
+        self._last_ns = now_ns

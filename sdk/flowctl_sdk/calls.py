@@ -1,0 +1,147 @@
+"""Calling the author's code: on the loop, awaited or in a thread, with what ``on_error`` says when it raises.
+
+A ``def`` that is quick gets a whole batch in one go, with nothing of ours between two calls. One that is slow is interrupted
+every few milliseconds so that heartbeats, acks and other streams go on.
+"""
+
+import asyncio
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from flowctl.spec.model import Backoff, OnError
+from flowctl_sdk.event import Event
+from flowctl_sdk.faults import EventFailedError
+
+SLICE_NS: Final = 5_000_000
+MAX_SLICE: Final = 4_096
+# A single call that keeps the loop for this long is worth a warning.
+SLOW_NS: Final = 1_000_000_000
+
+_log = logging.getLogger("flowctl.component")
+
+
+class Failures:
+    """What becomes of a call that raised: another try after a pause, or the end of the instance."""
+
+    def __init__(self, on_error: OnError) -> None:
+        self._on_error = on_error
+        self.total = 0
+
+    async def pause(self, what: str, attempt: int, error: Exception) -> None:
+        """Wait before try number ``attempt + 1`` (the first try is 0).
+
+        Raises:
+            EventFailedError: if there is to be none.
+        """
+        self.total += 1
+        policy = self._on_error
+        tries = f" after {attempt + 1} attempts" if attempt else ""
+        if policy.action != "retry" or attempt >= policy.attempts:
+            raise EventFailedError(f"{what} failed{tries}: {type(error).__name__}: {error}") from error
+        delay = backoff_s(policy.backoff, attempt, random.random())  # noqa: S311
+        _log.warning(
+            "%s failed (attempt %d), trying again in %.2f s: %s: %s", what, attempt + 1, delay, type(error).__name__, error
+        )
+        await asyncio.sleep(delay)
+
+
+def backoff_s(backoff: Backoff, attempt: int, chance: float) -> float:
+    """Seconds before the try after try ``attempt`` (from 0): exponential, at most ``max_s``, between half and all of it."""
+    try:
+        full = min(backoff.max_s, backoff.initial_s * backoff.multiplier**attempt)
+    except OverflowError:
+        full = backoff.max_s
+    return full * (0.5 + chance / 2)
+
+
+class EachCall:
+    """Calls a function with one event at a time."""
+
+    def __init__(self, function: Callable[[Any], Any], failures: Failures, *, blocking: bool) -> None:
+        self._function = function
+        self._failures = failures
+        self._is_async = _is_async(function)
+        self._blocking = blocking
+        self._slice = 32
+        self._warned = False
+
+    async def __call__(self, events: list[Event]) -> Sequence[object]:
+        """What it returned, for each event."""
+        results: list[object] = []
+        attempt, failed = 0, -1
+        while len(results) < len(events):
+            try:
+                if self._is_async:
+                    await self._call_async(events, results)
+                elif self._blocking:
+                    rest = events[len(results) :]
+                    await asyncio.to_thread(results.extend, map(self._function, rest))
+                else:
+                    await self._call(events, results)
+            except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+                # ``results`` holds what was returned before: the next one is the event that failed.
+                attempt = attempt + 1 if failed == len(results) else 0
+                failed = len(results)
+                await self._failures.pause(f"event {events[failed].id}", attempt, error)
+        return results
+
+    async def _call_async(self, events: list[Event], results: list[object]) -> None:
+        function = self._function
+        append = results.append
+        rest = events[len(results) :] if results else events
+        started = time.monotonic_ns()
+        for number, event in enumerate(rest):
+            append(await function(event))
+            # A coroutine that never really waits would keep the loop just as a function does.
+            if not number & 63 and time.monotonic_ns() - started > SLICE_NS:
+                await asyncio.sleep(0)
+                started = time.monotonic_ns()
+
+    async def _call(self, events: list[Event], results: list[object]) -> None:
+        function = self._function
+        while True:
+            start = len(results)
+            part = events[start : start + self._slice] if start or len(events) > self._slice else events
+            started = time.monotonic_ns()
+            results.extend(map(function, part))
+            elapsed = time.monotonic_ns() - started
+            self._slice = max(1, min(MAX_SLICE, 2 * len(part), SLICE_NS * len(part) // max(1, elapsed)))
+            if elapsed > SLOW_NS and not self._warned and len(part) == 1:
+                self._warned = True
+                _log.warning("one call took %.1f s and held up everything else: declare it with blocking=True", elapsed / 1e9)
+            if len(results) == len(events):
+                return
+            await asyncio.sleep(0)
+
+
+class BatchCall:
+    """Calls a function with a list of events."""
+
+    def __init__(self, function: Callable[[Any], Any], failures: Failures, *, blocking: bool) -> None:
+        self._function = function
+        self._failures = failures
+        self._is_async = _is_async(function)
+        self._blocking = blocking
+
+    async def __call__(self, events: list[Event]) -> object:
+        """What it returned."""
+        attempt = 0
+        while True:
+            try:
+                if self._is_async:
+                    return await self._function(events)
+                if self._blocking:
+                    return await asyncio.to_thread(self._function, events)
+                return self._function(events)
+            except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+                last = f" to {events[-1].id}" if len(events) > 1 else ""
+                await self._failures.pause(f"event {events[0].id}{last}", attempt, error)
+                attempt += 1
+
+
+def _is_async(function: Callable[[Any], Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

@@ -1,0 +1,200 @@
+"""The registry as a component sees it: register, send heartbeats, follow the topology, commit checkpoints, deregister.
+
+Every call is tried again, at each endpoint in turn, for as long as it makes sense: the registry being away stops nothing.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+import grpc.aio
+
+from flowctl.control.v1.control_pb2 import (
+    Checkpoint,
+    CommitCheckpointRequest,
+    DeregisterReason,
+    DeregisterRequest,
+    HeartbeatRequest,
+    Instance,
+    RegisterComponentRequest,
+    RegisterComponentResponse,
+    Topology,
+    WatchTopologyRequest,
+)
+from flowctl.control.v1.control_pb2_grpc import ComponentRegistryStub
+from flowctl_sdk.faults import RegistrationRefusedError, SupersededError
+from flowctl_sdk.wire import CHANNEL_OPTIONS
+
+CALL_TIMEOUT_S: Final = 5.0
+FIRST_BACKOFF_S: Final = 0.05
+MAX_BACKOFF_S: Final = 1.0
+DEFAULT_HEARTBEAT_MS: Final = 10_000
+
+_log = logging.getLogger("flowctl.registry")
+T = TypeVar("T")
+
+
+class Backoff:
+    """Pauses that grow from 50 ms to a second, with jitter."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+
+    async def pause(self) -> None:
+        """Wait before the next try."""
+        full = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._tries, 10))
+        self._tries += 1
+        await asyncio.sleep(full * (0.5 + random.random() / 2))  # noqa: S311
+
+    def reset(self) -> None:
+        """It worked."""
+        self._tries = 0
+
+
+class Registry:
+    """The client. ``working`` says whether the last call succeeded; ``registered`` whether registration ever did."""
+
+    def __init__(self, endpoints: Sequence[str], registration: RegisterComponentRequest) -> None:
+        self._endpoints = endpoints
+        self._registration = registration
+        self._instance: Instance = registration.instance
+        self._current = 0
+        self._channel: grpc.aio.Channel | None = None
+        self._heartbeat_s = DEFAULT_HEARTBEAT_MS / 1000
+        self.registered = False
+        self.working = False
+
+    async def register(self) -> RegisterComponentResponse:
+        """Announce the instance; tries until a registry answers.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+            RegistrationRefusedError: if the registry will never accept this.
+        """
+        response = await self._insist(lambda stub: stub.RegisterComponent(self._registration, timeout=CALL_TIMEOUT_S), "register")
+        self._heartbeat_s = max(0.05, (response.heartbeat_interval_ms or DEFAULT_HEARTBEAT_MS) / 1000)
+        self.registered = True
+        _log.debug("registered as %s; heartbeat every %.1f s", response.component_id, self._heartbeat_s)
+        return response
+
+    async def beat(self, report: Callable[[], HeartbeatRequest]) -> None:
+        """Send heartbeats until cancelled.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+        """
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            request = report()
+            try:
+                response = await self._once(lambda stub, request=request: stub.Heartbeat(request, timeout=CALL_TIMEOUT_S))
+            except grpc.aio.AioRpcError as error:
+                self._check(error)
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    _log.warning("the registry does not know this instance: registering again")
+                    await self.register()
+                else:
+                    _log.warning("heartbeat failed: %s: %s", error.code().name, error.details())
+            else:
+                if response.heartbeat_interval_ms:
+                    self._heartbeat_s = max(0.05, response.heartbeat_interval_ms / 1000)
+
+    async def topologies(self) -> AsyncIterator[Topology]:
+        """Every topology, from the present one on; survives the registry's restarts.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+        """
+        backoff = Backoff()
+        request = WatchTopologyRequest(instance=self._instance)
+        while True:
+            channel = self._open()
+            try:
+                async for topology in ComponentRegistryStub(channel).WatchTopology(request):
+                    backoff.reset()
+                    self.working = True
+                    yield topology
+            except grpc.aio.AioRpcError as error:
+                self._check(error)
+                _log.debug("topology stream ended: %s: %s", error.code().name, error.details())
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    await self.register()
+                else:
+                    await self._turn(channel)
+            await backoff.pause()
+
+    async def commit(self, position: int, cursor: bytes) -> None:
+        """Store the checkpoint; tries until it is stored.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+        """
+        checkpoint = Checkpoint(position=position, cursor=cursor)
+        request = CommitCheckpointRequest(instance=self._instance, checkpoint=checkpoint)
+        await self._insist(lambda stub: stub.CommitCheckpoint(request, timeout=CALL_TIMEOUT_S), "commit a checkpoint")
+
+    async def deregister(self, reason: DeregisterReason, detail: str) -> None:
+        """Say that the instance ends; tries until a registry has heard it.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+        """
+        request = DeregisterRequest(instance=self._instance, reason=reason, detail=detail[:4_000])
+        await self._insist(lambda stub: stub.Deregister(request, timeout=CALL_TIMEOUT_S), "deregister")
+        self.registered = False
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def _insist(self, call: "Callable[[Any], Awaitable[T]]", what: str) -> T:
+        backoff = Backoff()
+        warned = False
+        while True:
+            try:
+                return await self._once(call)
+            except grpc.aio.AioRpcError as error:
+                self._check(error)
+                if error.code() == grpc.StatusCode.NOT_FOUND and what != "register":
+                    await self.register()
+                elif not warned and error.code() != grpc.StatusCode.UNAVAILABLE:
+                    warned = True
+                    _log.warning("could not %s, trying on: %s: %s", what, error.code().name, error.details())
+            await backoff.pause()
+
+    async def _once(self, call: "Callable[[Any], Awaitable[T]]") -> T:
+        channel = self._open()
+        try:
+            result = await call(ComponentRegistryStub(channel))
+        except grpc.aio.AioRpcError as error:
+            if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                await self._turn(channel)
+            raise
+        self.working = True
+        return result
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            address = self._endpoints[self._current % len(self._endpoints)]
+            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return self._channel
+
+    async def _turn(self, failed: grpc.aio.Channel) -> None:
+        """Go to the next endpoint, unless another call has done so already."""
+        self.working = False
+        if self._channel is failed:
+            self._channel = None
+            self._current += 1
+            await failed.close()
+
+    def _check(self, error: grpc.aio.AioRpcError) -> None:
+        """Raise if trying again is pointless."""
+        if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+            raise SupersededError(error.details() or "a newer incarnation is registered") from error
+        if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            raise RegistrationRefusedError(f"the registry refuses this instance: {error.details()}") from error

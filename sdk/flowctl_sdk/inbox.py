@@ -1,0 +1,56 @@
+"""What has arrived and waits for the author's code. Bounded by the credit that was granted."""
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from flowctl_sdk.acks import Held
+from flowctl_sdk.columns import Columns
+from flowctl_sdk.signals import Signal
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A batch from one upstream instance; ``pending`` is released when everything that came of it is done."""
+
+    columns: Columns
+    pending: Held
+
+
+class Inbox:
+    """Arrivals of all inputs in the order in which they came. ``rested`` is called when all of them have been worked on."""
+
+    def __init__(self, rested: Callable[[], None] | None = None) -> None:
+        self._rested = rested
+        self._arrivals: deque[Arrival] = deque()
+        self._signal = Signal()
+        self.busy = False
+        self.events_total = 0
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being worked on."""
+        return not self._arrivals and not self.busy
+
+    def put(self, arrival: Arrival) -> None:
+        """A batch has arrived."""
+        self._arrivals.append(arrival)
+        self.events_total += len(arrival.columns)
+        self._signal.set()
+
+    async def get(self) -> Arrival:
+        """The oldest arrival; waits for one. Until the next call, or ``busy = False``, the inbox is busy."""
+        self.busy = False
+        if not self._arrivals:
+            if self._rested is not None:
+                self._rested()
+            await self._signal.until(lambda: bool(self._arrivals))
+        self.busy = True
+        return self._arrivals.popleft()
+
+    def get_nowait(self) -> Arrival | None:
+        """The oldest arrival, if there is one."""
+        return self._arrivals.popleft() if self._arrivals else None

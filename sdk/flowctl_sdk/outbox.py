@@ -1,0 +1,181 @@
+"""What one downstream instance has not acknowledged yet: kept, sent in order, sent again after a reconnect."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from flowctl_sdk.acks import Held
+from flowctl_sdk.columns import Columns
+from flowctl_sdk.credit import OUTBOX_BYTES, OUTBOX_EVENTS, Allowance
+from flowctl_sdk.faults import ProtocolError
+
+
+class Entry:
+    """A batch on its way to one downstream instance: encoded columns, and the inputs that it holds open."""
+
+    __slots__ = ("count", "encoded", "first", "pendings", "size")
+
+    def __init__(self, count: int, size: int, encoded: bytes, pendings: Sequence[Held]) -> None:
+        self.first = 0
+        self.count = count
+        self.size = size
+        self.encoded = encoded
+        self.pendings = pendings
+        for pending in pendings:
+            pending.hold()
+
+    @property
+    def end(self) -> int:
+        """One past the last offset."""
+        return self.first + self.count
+
+    def release(self) -> None:
+        """Let go of the inputs: the entry is acknowledged, or nobody is left to do so."""
+        for pending in self.pendings:
+            pending.release()
+
+    def split(self, count: int) -> "tuple[Entry, Entry]":
+        """The first ``count`` events and the rest, in place of this entry."""
+        columns = Columns.decoded(self.encoded)
+        halves = [entry_of(columns.select(part), self.pendings) for part in (range(count), range(count, self.count))]
+        halves[0].first = self.first
+        halves[1].first = self.first + count
+        self.release()
+        return halves[0], halves[1]
+
+
+def entry_of(columns: Columns, pendings: Sequence[Held]) -> Entry:
+    """The entry of these events."""
+    return Entry(len(columns), columns.size_bytes, columns.encoded(), pendings)
+
+
+class Outbox:
+    """The unacknowledged entries for one downstream instance, at contiguous offsets from 0.
+
+    ``changed`` is called when there is something new to send. ``events`` and ``size`` count what is kept. ``epoch`` tells this
+    sequence of offsets from any other that the instance had for the same downstream.
+    """
+
+    def __init__(self, epoch: int = 1) -> None:
+        self.epoch = epoch
+        self.changed: Callable[[], None] = _nothing
+        self.connected = False
+        self.events = 0
+        self.size = 0
+        self.next_offset = 0
+        self.events_total = 0
+        self.bytes_total = 0
+        self.resent_total = 0
+        self.dropped_total = 0
+        self._unsent: deque[Entry] = deque()
+        self._sent: deque[Entry] = deque()
+        # One past the highest offset that was ever sent, and that this incarnation of the downstream was sent.
+        self._sent_end = 0
+        self._shown_end = 0
+        self._incarnation = -1
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing may be added for now."""
+        return self.events >= OUTBOX_EVENTS or self.size >= OUTBOX_BYTES
+
+    @property
+    def lowest(self) -> int:
+        """The lowest offset that is not acknowledged."""
+        if self._sent:
+            return self._sent[0].first
+        return self._unsent[0].first if self._unsent else self.next_offset
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything was sent."""
+        return not self._unsent
+
+    def add(self, entry: Entry) -> None:
+        """Keep an entry and send it when its turn comes."""
+        entry.first = self.next_offset
+        self.next_offset += entry.count
+        self.events += entry.count
+        self.size += entry.size
+        self.events_total += entry.count
+        self.bytes_total += entry.size
+        self._unsent.append(entry)
+        self.changed()
+
+    def take(self, allowance: Allowance) -> Entry | None:
+        """The next entry to send, cut to what the allowance lets through; None if nothing may be sent.
+
+        A single event that is larger than all the bytes allowed goes when nothing else is under way: it would never otherwise.
+        """
+        if not self._unsent or allowance.events < 1:
+            return None
+        entry = self._unsent[0]
+        if entry.count > allowance.events or entry.size > allowance.size:
+            fitting = self._fitting(entry, allowance)
+            if not fitting:
+                return None
+            if fitting < entry.count:
+                self._unsent.popleft()
+                entry, rest = entry.split(fitting)
+                self._unsent.extendleft((rest, entry))
+        self._unsent.popleft()
+        self._sent.append(entry)
+        allowance.spend(entry.count, entry.size)
+        if entry.first < self._sent_end:
+            self.resent_total += entry.count
+        self._sent_end = max(self._sent_end, entry.end)
+        self._shown_end = max(self._shown_end, entry.end)
+        return entry
+
+    def _fitting(self, entry: Entry, allowance: Allowance) -> int:
+        columns = Columns.decoded(entry.encoded)
+        size = 0
+        for event in range(min(entry.count, allowance.events)):
+            size += columns.event_bytes(event)
+            if size > allowance.size:
+                return event if event or self._sent else 1
+        return min(entry.count, allowance.events)
+
+    def acknowledge(self, up_to: int) -> None:
+        """Let go of everything up to and including this offset.
+
+        Raises:
+            ProtocolError: if it was never sent, or was acknowledged before.
+        """
+        if up_to >= self._shown_end:
+            raise ProtocolError(f"acknowledged offset {up_to}, but only offsets below {self._shown_end} were sent")
+        if up_to < self.lowest:
+            raise ProtocolError(f"acknowledged offset {up_to}, but everything below {self.lowest} was acknowledged before")
+        done: list[Entry] = []
+        for entries in (self._sent, self._unsent):
+            while entries and entries[0].first <= up_to:
+                entry = entries.popleft()
+                if entry.end - 1 > up_to:
+                    entry, rest = entry.split(up_to + 1 - entry.first)
+                    entries.appendleft(rest)
+                self.events -= entry.count
+                self.size -= entry.size
+                done.append(entry)
+        for entry in done:
+            entry.release()
+
+    def rewind(self, incarnation: int) -> int:
+        """Start over with a new stream of this incarnation of the downstream; returns the first offset that it will carry."""
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        if incarnation != self._incarnation:
+            # What an earlier incarnation was sent, this one cannot have.
+            self._incarnation = incarnation
+            self._shown_end = self.lowest
+        return self.lowest
+
+    def clear(self) -> list[Entry]:
+        """Take out everything that is not acknowledged, oldest first."""
+        entries = [*self._sent, *self._unsent]
+        self._sent.clear()
+        self._unsent.clear()
+        self.events = self.size = 0
+        return entries
+
+
+def _nothing() -> None:
+    """Nobody listens yet."""

@@ -1,0 +1,42 @@
+"""``run``: the last line of a component's program."""
+
+import asyncio
+import os
+import sys
+import threading
+from typing import NoReturn
+
+from flowctl.errors import EXIT_USER, UserError
+from flowctl_sdk.author import Component
+from flowctl_sdk.logs import set_up_logs
+from flowctl_sdk.settings import Settings, read_settings
+
+
+def run(component: Component | type[Component]) -> NoReturn:
+    """Run a source, processor or sink as the environment says, and exit: 0 completed or stopped, 1 failed, 2 bad settings,
+    75 superseded by a newer incarnation.
+
+    Without ``FLOWCTL_ENDPOINT`` it runs on its own, for debugging.
+    """  # noqa: D205 - one sentence
+    try:
+        instance = component() if isinstance(component, type) else component
+        settings = read_settings(instance.kind, instance.name)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(EXIT_USER)
+    set_up_logs(settings.instance, settings.incarnation, settings.log_level, settings.log_format)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    code = loop.run_until_complete(_run(instance, settings))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        # A thread of the author's that hangs must not keep an instance that has said goodbye.
+        os._exit(code)
+    sys.exit(code)
+
+
+async def _run(component: Component, settings: Settings) -> int:
+    from flowctl_sdk.runtime import Runtime
+
+    return await Runtime(component, settings).run()

@@ -1,0 +1,233 @@
+"""The serving end of an edge: each downstream instance subscribes, gets what it has not acknowledged, and acknowledges."""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from flowctl.data.v1.data_pb2 import Ack, Credit, FromDownstream, Hello
+from flowctl.ids import InstanceId
+from flowctl_sdk.credit import Allowance
+from flowctl_sdk.faults import ProtocolError
+from flowctl_sdk.outbox import Outbox
+from flowctl_sdk.routing import Router
+from flowctl_sdk.signals import Bell, Signal
+from flowctl_sdk.wire import PROTOCOL, SERVICE, batch_frame, end_frame, peer, welcome_frame
+
+HELLO_TIMEOUT_S: Final = 5.0
+
+_log = logging.getLogger("flowctl.stream")
+
+# A handler's context: gRPC's own stubs type it per message class, and these streams carry plain bytes.
+ServicerContext = Any
+
+
+class Refusal(Exception):  # noqa: N818 - the answer to a stream, not a fault of ours
+    """Why a stream ends, with the status that the downstream gets."""
+
+    def __init__(self, code: grpc.StatusCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class Link:
+    """One stream to one downstream instance."""
+
+    def __init__(self, key: tuple[str, int], incarnation: int, outbox: Outbox, allowance: Allowance) -> None:
+        self.key = key
+        self.name = f"{key[0]}.{key[1]}"
+        self.incarnation = incarnation
+        self.outbox = outbox
+        self.allowance = allowance
+        self.wake = Signal()
+        self.refusal: Refusal | None = None
+
+    def end(self, code: grpc.StatusCode, detail: str) -> None:
+        """Have the stream closed with this status."""
+        if self.refusal is None:
+            self.refusal = Refusal(code, detail)
+        self.wake.set()
+
+
+class EventStream:
+    """The ``EventStream`` service of one instance. ``room`` is rung when an acknowledgement makes room.
+
+    With ``open_door`` (standalone) whoever subscribes becomes a downstream.
+    """
+
+    def __init__(self, me: InstanceId, incarnation: int, router: Router, room: Bell, *, open_door: bool = False) -> None:
+        self._me = me
+        self._incarnation = incarnation
+        self._router = router
+        self._room = room
+        self._open_door = open_door
+        self._links: dict[tuple[str, int], Link] = {}
+        self._seen: dict[tuple[str, int], int] = {}
+        self.admit = _refuse_strangers
+        self.settled = Bell()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """To be added to a server. Messages stay bytes, so that a broken one is ours to name."""
+        method = grpc.stream_stream_rpc_method_handler(self.subscribe)
+        return grpc.method_handlers_generic_handler(SERVICE, {"Subscribe": method})
+
+    def expect(self, component: str, index: int, incarnation: int) -> None:
+        """The topology names this incarnation: lower ones are zombies."""
+        self._seen[component, index] = max(incarnation, self._seen.get((component, index), 0))
+
+    def members_changed(self) -> None:
+        """The router has a new topology: streams of those that left end."""
+        for (component, index), link in list(self._links.items()):
+            if self._router.outbox(component, index) is not link.outbox:
+                link.end(grpc.StatusCode.UNAVAILABLE, f"{component}.{index} is no longer a downstream of {self._me}")
+
+    async def subscribe(self, _requests: object, context: ServicerContext) -> None:
+        """Serve one stream until either side ends it."""
+        link: Link | None = None
+        reader: asyncio.Task[None] | None = None
+        try:
+            hello = await self._hello(context)
+            link = self._accept(hello)
+            self._attach(link)
+            first = link.outbox.rewind(link.incarnation)
+            await context.write(welcome_frame(peer(self._me, self._incarnation), first, link.outbox.epoch))
+            reader = asyncio.create_task(self._read(context, link))
+            await self._send(context, link)
+        except Refusal as refusal:
+            _log.warning("closed the stream of %s: %s", link.name if link else "a downstream", refusal.detail)
+            await context.abort(refusal.code, refusal.detail)
+        finally:
+            if reader is not None:
+                reader.cancel()
+            if link is not None:
+                self._detach(link)
+
+    async def _hello(self, context: ServicerContext) -> Hello:
+        try:
+            raw = await asyncio.wait_for(context.read(), HELLO_TIMEOUT_S)
+        except TimeoutError:
+            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_TIMEOUT_S:.0f} s") from None
+        if not isinstance(raw, bytes):
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "the stream ended before its hello")
+        try:
+            message = _parse(raw)
+        except ProtocolError as error:
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.message) from error
+        if message.WhichOneof("message") != "hello":
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
+        return message.hello
+
+    def _accept(self, hello: Hello) -> Link:
+        if hello.protocol != PROTOCOL:
+            raise Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION, f"protocol {hello.protocol} is not spoken here: {self._me} speaks {PROTOCOL}"
+            )
+        wanted, caller = hello.upstream, hello.downstream
+        if hello.HasField("upstream") and (wanted.component or wanted.pipeline):
+            if (wanted.pipeline, wanted.component, wanted.index) != (self._me.pipeline, self._me.component, self._me.index):
+                name = f"{wanted.pipeline}.{wanted.component}.{wanted.index}"
+                raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self._me}, not {name}")
+            if wanted.incarnation and wanted.incarnation != self._incarnation:
+                raise Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"this is incarnation {self._incarnation} of {self._me}, not {wanted.incarnation}",
+                )
+        if caller.pipeline != self._me.pipeline and not self._open_door:
+            raise Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION, f"{caller.pipeline!r} is another pipeline: {self._me} serves its own only"
+            )
+        name = f"{caller.component}.{caller.index}"
+        key = (caller.component, caller.index)
+        newest = self._seen.get(key, 0)
+        if caller.incarnation < newest:
+            raise Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION, f"incarnation {caller.incarnation} of {name} is superseded by {newest}"
+            )
+        self._seen[key] = caller.incarnation
+        if self._open_door and self._router.outbox(*key) is None:
+            self.admit(caller.component, caller.index)
+        outbox = self._router.outbox(*key)
+        if outbox is None:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, f"{name} is not a downstream of {self._me} (yet)")
+        try:
+            allowance = Allowance(hello.credit.events, hello.credit.bytes)
+        except ProtocolError as error:
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.message) from error
+        return Link(key, caller.incarnation, outbox, allowance)
+
+    def _attach(self, link: Link) -> None:
+        older = self._links.get(link.key)
+        if older is not None:
+            older.end(grpc.StatusCode.ABORTED, f"incarnation {link.incarnation} of {link.name} has opened a newer stream")
+        self._links[link.key] = link
+        link.outbox.changed = link.wake.set
+        link.outbox.connected = True
+        _log.debug("downstream connected: %s (incarnation %d)", link.name, link.incarnation)
+
+    def _detach(self, link: Link) -> None:
+        if self._current(link):
+            del self._links[link.key]
+            link.outbox.connected = False
+            _log.debug("downstream disconnected: %s", link.name)
+
+    async def _send(self, context: ServicerContext, link: Link) -> None:
+        outbox, allowance = link.outbox, link.allowance
+        end_sent = False
+        while True:
+            if link.refusal is not None:
+                raise link.refusal
+            entry = outbox.take(allowance)
+            if entry is not None:
+                await context.write(batch_frame(entry.first, entry.encoded))
+            elif self._router.finished and outbox.drained and not end_sent:
+                end_sent = True
+                await context.write(end_frame(outbox.next_offset))
+            else:
+                await link.wake.wait()
+
+    async def _read(self, context: ServicerContext, link: Link) -> None:
+        try:
+            while True:
+                raw = await context.read()
+                if not isinstance(raw, bytes):
+                    return link.end(grpc.StatusCode.CANCELLED, "the downstream ended its side of the stream")
+                message = _parse(raw)
+                match message.WhichOneof("message"):
+                    case "ack":
+                        self._acknowledge(link, message.ack)
+                    case "credit":
+                        self._grant(link, message.credit)
+                    case _:
+                        raise ProtocolError("only acks and credits may follow the hello")
+        except ProtocolError as error:
+            link.end(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+
+    def _acknowledge(self, link: Link, ack: Ack) -> None:
+        if self._current(link):
+            link.outbox.acknowledge(ack.up_to)
+            self._room.ring()
+            self.settled.ring()
+
+    def _grant(self, link: Link, credit: Credit) -> None:
+        link.allowance.add(credit.events, credit.bytes)
+        link.wake.set()
+
+    def _current(self, link: Link) -> bool:
+        """Whether no newer stream has taken the outbox over."""
+        return self._links.get(link.key) is link
+
+
+def _parse(raw: bytes) -> FromDownstream:
+    try:
+        return FromDownstream.FromString(raw)
+    except DecodeError as error:
+        raise ProtocolError("a message is not a FromDownstream") from error
+
+
+def _refuse_strangers(component: str, index: int) -> None:
+    """Only standalone instances take whoever comes."""
+    del component, index

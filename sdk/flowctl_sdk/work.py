@@ -1,0 +1,153 @@
+"""The working loop of a processor and of a sink: take what has arrived, call the author's code, pass on, let go."""
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from flowctl_sdk.acks import Held
+from flowctl_sdk.author import FunctionSink, Processor, Sink
+from flowctl_sdk.batching import GATHER_EVENTS, GATHER_NS
+from flowctl_sdk.calls import BatchCall, EachCall, Failures
+from flowctl_sdk.columns import Columns
+from flowctl_sdk.derive import derive, derive_batch
+from flowctl_sdk.event import Event
+from flowctl_sdk.faults import EventFailedError
+from flowctl_sdk.inbox import Inbox
+from flowctl_sdk.routing import Router
+from flowctl_sdk.signals import Bell
+
+SINK_EVENTS = 4 * GATHER_EVENTS
+
+
+class Transform:
+    """An author's processor as a function of columns."""
+
+    def __init__(self, processor: Processor, component: str, failures: Failures) -> None:
+        self._suffix = f"/{component}"
+        self._batch = processor.batch
+        call = BatchCall if processor.batch else EachCall
+        self._call: BatchCall | EachCall = call(processor.process, failures, blocking=processor.blocking)
+
+    async def __call__(self, columns: Columns) -> tuple[Columns | None, int]:
+        """The outputs, and the number of inputs that gave none.
+
+        Raises:
+            EventFailedError: if the author's code raised for good, or returned what no event can be made of.
+        """
+        events = columns.events()
+        results = await self._call(events)
+        try:
+            if self._batch:
+                listed = [] if results is None else list(cast("Sequence[object]", results))
+                return derive_batch(columns, events, listed, self._suffix)
+            return derive(columns, cast("Sequence[object]", results), self._suffix)
+        except (TypeError, ValueError) as error:
+            place = self._culprit(columns, cast("Sequence[object]", results))
+            raise EventFailedError(f"event {events[place].id}: process() {_what(error)}") from error
+
+    def _culprit(self, columns: Columns, results: Sequence[object]) -> int:
+        """The first event whose result cannot be used; the first of all if none alone is at fault."""
+        if self._batch:
+            return 0
+        for event, result in enumerate(results):
+            try:
+                derive(columns.select([event]), [result], self._suffix)
+            except (TypeError, ValueError):
+                return event
+        return 0
+
+
+def _what(error: Exception) -> str:
+    text = str(error)
+    return text if text.startswith("returned") else f"returned something that is no event: {text}"
+
+
+class ProcessorWork:
+    """Runs a processor. ``filtered_total`` and ``out_total`` count inputs without output, and outputs."""
+
+    def __init__(self, transform: Transform, inbox: Inbox, router: Router, room: Bell) -> None:
+        self._transform = transform
+        self._inbox = inbox
+        self._router = router
+        self._room = room
+        self.filtered_total = 0
+        self.out_total = 0
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            EventFailedError: see ``Transform``.
+            EventTooLargeError: if an output does not fit into a message.
+        """
+        while True:
+            arrival = await self._inbox.get()
+            outputs, filtered = await self._transform(arrival.columns)
+            self.filtered_total += filtered
+            if outputs is None:
+                arrival.pending.release()
+                continue
+            pendings = [arrival.pending]
+            if len(outputs) < GATHER_EVENTS and len(self._inbox):
+                outputs = await self._gather(outputs, pendings)
+            await self._room.until(lambda: self._router.ready)
+            self.out_total += len(outputs)
+            self._router.dispatch(outputs, pendings)
+            for pending in pendings:
+                pending.release()
+
+    async def _gather(self, first: Columns, pendings: list[Held]) -> Columns:
+        """Add the outputs of what else has arrived, for at most a millisecond, so that small batches become larger ones."""
+        parts, count = [first], len(first)
+        deadline = time.monotonic_ns() + GATHER_NS
+        while count < GATHER_EVENTS and time.monotonic_ns() < deadline:
+            arrival = self._inbox.get_nowait()
+            if arrival is None:
+                break
+            outputs, filtered = await self._transform(arrival.columns)
+            self.filtered_total += filtered
+            pendings.append(arrival.pending)
+            if outputs is not None:
+                parts.append(outputs)
+                count += len(outputs)
+        return Columns.merged(parts)
+
+
+class SinkWork:
+    """Runs a sink: everything that has arrived, up to a limit, is one write."""
+
+    def __init__(self, sink: Sink, inbox: Inbox, failures: Failures) -> None:
+        if isinstance(sink, FunctionSink):
+            call = BatchCall if sink.batch else EachCall
+            self._call: BatchCall | EachCall = call(sink.function, failures, blocking=sink.blocking)
+        else:
+            self._call = BatchCall(sink.write, failures, blocking=sink.blocking)
+        self._inbox = inbox
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            EventFailedError: if the author's code raised for good.
+        """
+        while True:
+            arrival = await self._inbox.get()
+            arrivals = [arrival]
+            events = arrival.columns.events()
+            while len(events) < SINK_EVENTS:
+                more = self._inbox.get_nowait()
+                if more is None:
+                    break
+                arrivals.append(more)
+                events.extend(more.columns.events())
+            await self.write(events)
+            for done in arrivals:
+                done.pending.release()
+
+    async def write(self, events: list[Event]) -> None:
+        """Have the author's code store these events.
+
+        Raises:
+            EventFailedError: if it raised for good.
+        """
+        await self._call(events)

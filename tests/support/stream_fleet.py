@@ -1,0 +1,94 @@
+"""Starting components as real subprocesses, as the agent does: one program, its environment, its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.registry_fake import FakeRegistry
+
+PROGRAMS = Path(__file__).parent.parent / "dataplane" / "programs.py"
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Wait until the condition holds.
+
+    Raises:
+        AssertionError: if it does not within the timeout.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.01)
+
+
+@dataclass
+class Fleet:
+    """The instances of one test; kills what is left at the end."""
+
+    registry: FakeRegistry
+    directory: Path
+    running: dict[tuple[str, int], subprocess.Popen[bytes]] = field(default_factory=dict[tuple[str, int], "subprocess.Popen[bytes]"])
+    incarnations: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+
+    def start(
+        self, program: str, component: str, index: int = 0, *, config: dict[str, object] | None = None, **env: str
+    ) -> "subprocess.Popen[bytes]":
+        """Start ``program`` of ``programs.py`` as this instance, at its next incarnation."""
+        key = (component, index)
+        self.incarnations[key] = self.incarnations.get(key, 0) + 1
+        name = f"{component}.{index}"
+        config_file = self.directory / f"{name}.json"
+        config_file.write_text(json.dumps(config or {}))
+        environment = {
+            **os.environ,
+            "FLOWCTL_ENDPOINT": self.registry.address,
+            "FLOWCTL_PIPELINE": self.registry.pipeline,
+            "FLOWCTL_COMPONENT_ID": component,
+            "FLOWCTL_INSTANCE_INDEX": str(index),
+            "FLOWCTL_INCARNATION": str(self.incarnations[key]),
+            "FLOWCTL_COMPONENT_KIND": self.registry.graph[component].kind,
+            "FLOWCTL_LISTEN": "127.0.0.1:0",
+            "FLOWCTL_ADVERTISE_HOST": "127.0.0.1",
+            "FLOWCTL_HEALTH_LISTEN": "127.0.0.1:0",
+            "FLOWCTL_CONFIG_FILE": str(config_file),
+            "FLOWCTL_STATE_DIR": str(self.directory / f"{name}.state"),
+            "FLOWCTL_LOG_LEVEL": "debug",
+            **env,
+        }
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen([sys.executable, str(PROGRAMS), program], env=environment, stderr=log, stdout=log)
+        self.running[key] = process
+        return process
+
+    def kill(self, component: str, index: int = 0) -> None:
+        """kill -9, and wait until it is gone."""
+        process = self.running[component, index]
+        process.kill()
+        process.wait(10)
+
+    def log(self, component: str, index: int = 0) -> str:
+        """Everything that the instance wrote to its log."""
+        return (self.directory / f"{component}.{index}.log").read_text()
+
+    def wait(self, component: str, index: int = 0, timeout_s: float = 60.0) -> int:
+        """The exit code, once it has ended.
+
+        Raises:
+            AssertionError: with its log, if it does not end.
+        """
+        try:
+            return self.running[component, index].wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{component}.{index} does not end:\n{self.log(component, index)[-3000:]}") from None
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        for process in self.running.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
