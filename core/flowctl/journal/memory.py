@@ -113,11 +113,13 @@ class MemoryJournal:
 
     async def head(self, aggregate: Aggregate) -> Head:
         """See ``Journal``."""
+        await asyncio.sleep(0)  # as with a server, others run meanwhile
         self._store.check()
         return self._heads.get(aggregate, Head.EMPTY)
 
     async def last_sequence(self) -> int:
         """See ``Journal``."""
+        await asyncio.sleep(0)
         self._store.check()
         return len(self._entries)
 
