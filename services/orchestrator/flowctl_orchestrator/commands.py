@@ -19,8 +19,8 @@ from flowctl.spec.model import Pipeline
 from flowctl.spec.problems import did_you_mean
 from flowctl_orchestrator import decide
 from flowctl_orchestrator.lifecycle import is_live
-from flowctl_orchestrator.plan import plan_pipeline
 from flowctl_orchestrator.placement import loads
+from flowctl_orchestrator.plan import plan_pipeline
 from flowctl_orchestrator.planner import Planner
 from flowctl_orchestrator.views import Circumstances, status_view
 
