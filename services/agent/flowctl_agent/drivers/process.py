@@ -1,4 +1,4 @@
-"""Instances as processes of this host, each beside a shim (``drivers/shim.py``) that outlives the agent.
+"""Instances as processes of this host, each beside a shim (``flowctl_agent.shim``) that outlives the agent.
 
 Who runs is known from the run directories' locks, who has ended from process descriptors, at once. A shim that is killed takes
 its component with it; what else it leaves is found and killed before the run counts as ended.
@@ -21,10 +21,11 @@ from flowctl import paths
 from flowctl.errors import DriverError
 from flowctl.ids import InstanceId
 from flowctl.spec.model import Driver as DriverName
-from flowctl_agent.drivers import Launch, OutputChunk, Run, RunKey, segments, shim
+from flowctl_agent.drivers import Launch, OutputChunk, Run, RunKey, segments
 from flowctl_agent.drivers.inotify import Inotify
 from flowctl_agent.drivers.processes import Process, same, sweep
 from flowctl_agent.drivers.rundir import ExitRecord, LaunchRecord, RunDirectory, RunningRecord, run_directories
+from flowctl_agent.shim import start
 
 HANDSHAKE_S: Final = 30.0
 KILL_S: Final = 10.0
@@ -32,6 +33,7 @@ POLL_OUTPUT_S: Final = 0.25
 LAST_WORDS: Final = 10
 LAST_WORDS_BYTES: Final = 2_000
 _ADOPT_STEP_S: Final = 0.01
+_SHIM: Final = Path(start.__file__).resolve()
 
 log = logging.getLogger("flowctl.agent.process")
 
@@ -289,7 +291,7 @@ def _spawn(directory: RunDirectory, data: bytes, lock: int) -> tuple[int, int]:
     answer_r, answer_w = os.pipe()
     try:
         with _sealed(data) as given, (directory.path / "shim.err").open("wb") as errors:
-            argv = [sys.executable, "-I", "-S", str(Path(shim.__file__).resolve()), str(directory.path)]
+            argv = [sys.executable, "-I", "-S", str(_SHIM), str(directory.path)]
             actions = [
                 (os.POSIX_SPAWN_DUP2, given, 0),
                 (os.POSIX_SPAWN_DUP2, answer_w, 1),

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from flowctl_agent.drivers import shim
 from flowctl_agent.drivers.rundir import RunningRecord
+from flowctl_agent.shim import kernel
 
 _POLL_S: Final = 0.1
 _SWEEP_STEP_S: Final = 0.02
@@ -77,7 +77,7 @@ class Process:
 
 def same(record: RunningRecord) -> bool:
     """Whether the shim's pid is still the shim, not a later process that got its number."""
-    return record.boot == shim.boot_id() and record.shim_start == shim.start_ticks(record.shim)
+    return record.boot == kernel.boot_id() and record.shim_start == kernel.start_ticks(record.shim)
 
 
 async def sweep(record: RunningRecord | None, marker: str) -> bool:
@@ -109,7 +109,7 @@ def _belongs(pid: int, record: RunningRecord | None, marker: bytes) -> bool:
         state, _, _, session, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         if state in (b"Z", b"X"):
             return False
-        if record is not None and int(session) == record.shim and record.boot == shim.boot_id():
+        if record is not None and int(session) == record.shim and record.boot == kernel.boot_id():
             return int(rest[15]) >= record.shim_start
         return marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except (OSError, ValueError, IndexError):
