@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -61,7 +62,7 @@ async def _show(
     printer = LinePrinter(times=times, json=json)
     async with plane.opened(session, timeout_s=timeout_s, offline=not follow) as control:
         if follow:
-            await follow_lines(control.store.logs, target, printer, tail=tail)
+            await follow_lines(control.store.logs, target, printer.print, tail=tail)
         else:
             async for line in control.store.logs.read(target.pipeline, component=target.component, index=target.index, tail=tail):
                 printer.print(line)
@@ -69,14 +70,14 @@ async def _show(
         note(f"{target} has printed nothing that is kept")
 
 
-async def follow_lines(logs: Logs, target: Target, printer: "LinePrinter", *, tail: int | None) -> None:
-    """Print stored lines and then every new one, for ever; goes on where it was when the journal went away and came back."""
+async def follow_lines(logs: Logs, target: Target, show: Callable[[LogLine], None], *, tail: int | None) -> None:
+    """Show stored lines and then every new one, for ever; goes on where it was when the journal went away and came back."""
     last_ns: dict[InstanceId, int] = {}
     while True:
         try:
             async for line in logs.read(target.pipeline, component=target.component, index=target.index, tail=tail, follow=True):
                 if line.time_ns > last_ns.get(line.instance, -1):
-                    printer.print(line)
+                    show(line)
                     last_ns[line.instance] = line.time_ns
         except JournalUnavailableError as error:
             note(f"waiting for the journal: {error.message}")

@@ -1,0 +1,184 @@
+"""``flowctl up`` (and ``run``)."""
+
+import asyncio
+import signal
+import sys
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from flowctl import api
+from flowctl.errors import EXIT_DONE, EXIT_INTERRUPTED, FlowctlError, UserError
+from flowctl_cli import plane, questions, show, terminal
+from flowctl_cli.board import ended
+from flowctl_cli.pursuit import Goal, Interrupts, Outcome, Pursuit
+from flowctl_cli.session import JsonOption, Session, command, new_app, run
+from flowctl_cli.upkeep import ENDING_S, Upkeep
+
+app = new_app()
+
+WAIT_S = 60.0
+CALL_S = 15.0
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The pipeline file; - is standard input.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints: begin from the start.")]
+LogsOption = Annotated[bool, typer.Option("--logs", help="Show what the instances print (also with --log-level debug).")]
+UpTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0.1,
+        max=86_400,
+        help="How long it may take until the pipeline runs: 60 with --wait, no limit in the foreground.",
+    ),
+]
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wants of ``up``."""
+
+    file: str
+    detach: bool = False
+    wait: bool = False
+    timeout_s: float | None = None
+    fresh: bool = False
+    logs: bool = False
+    json: bool = False
+
+
+@command(
+    app,
+    "flowctl up pipeline.yaml",
+    "flowctl up pipeline.yaml --detach --wait --timeout 30",
+    "flowctl up pipeline.yaml --log-level debug",
+    "flowctl up pipeline.yaml --fresh",
+)
+def up(
+    session: Session,
+    *,
+    file: FileArgument,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when the pipeline is submitted; it goes on by itself.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="With --detach: return when every instance runs.")] = False,
+    timeout: UpTimeoutOption = None,
+    fresh: FreshOption = False,
+    logs: LogsOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Run a pipeline and follow it until it ends; starts a server if none runs.
+
+    Submitting a pipeline that runs already replaces only what has changed in its file. Exits with 0 when the pipeline has
+    completed or was stopped by somebody, with 1 and the reason of each component when it has failed. The first Ctrl-C drains and
+    stops the pipeline, the second leaves it to itself; both exit with 130.
+    """
+    if wait and not detach:
+        raise UserError("--wait goes with --detach", hint="without --detach, up follows the pipeline until it ends")
+    wish = Wish(file=file, detach=detach, wait=wait, timeout_s=timeout, fresh=fresh, logs=logs, json=json)
+    raise typer.Exit(run(pursue(session, wish)))
+
+
+async def pursue(session: Session, wish: Wish) -> int:
+    """Do it all; the exit code."""
+    interrupts = Interrupts()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupts.hit)
+    with Upkeep.keeping(session, stay=wish.detach) as upkeep:
+        upkeep.begin()
+        try:
+            request = await asyncio.to_thread(_request, wish)
+            await _unless_interrupted(asyncio.to_thread(upkeep.ready), interrupts.happened)
+            if interrupts.count:
+                upkeep.discard()
+                return EXIT_INTERRUPTED
+        except FlowctlError:
+            upkeep.discard()
+            raise
+        code, others = await _submit_and_follow(session, wish, request, upkeep, interrupts)
+        going = upkeep.release()
+    # What was attached is so no longer: the server may go now.
+    if going is not None and not others:
+        from flowctl_cli.server_launch import wait_gone
+
+        await asyncio.to_thread(wait_gone, session.state_dir, going, timeout_s=ENDING_S)
+    return code
+
+
+async def _unless_interrupted(work: Any, interrupted: asyncio.Event) -> None:  # noqa: ANN401 - an awaitable
+    """Wait for the work, but no longer than until the user has had enough."""
+    waits = [asyncio.ensure_future(work), asyncio.ensure_future(interrupted.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if waits[0].done():
+        waits[0].result()
+    waits[1].cancel()
+
+
+def _request(wish: Wish) -> api.Submit:
+    """Read and check the file.
+
+    Raises:
+        InvalidSpecError: with every problem.
+    """
+    from flowctl.spec.load import load
+
+    loaded = load(Path(wish.file))
+    for warning in loaded.warnings:
+        terminal.note(f"warning: {warning}")
+    return api.Submit(
+        pipeline=msgspec.Raw(msgspec.json.encode(loaded.pipeline)),
+        source=wish.file if wish.file == "-" else str(Path(wish.file).absolute()),
+        fresh=wish.fresh,
+        correlation=uuid.uuid4().hex,
+    )
+
+
+async def _submit_and_follow(
+    session: Session, wish: Wish, request: api.Submit, upkeep: Upkeep, interrupts: Interrupts
+) -> tuple[int, int]:
+    """The exit code, and how many other pipelines are live."""
+    async with plane.opened(session, timeout_s=CALL_S) as control:
+        submitted = await control.ask(api.ORCHESTRATOR, "submit", request, api.Submitted)
+        if not wish.json:
+            terminal.note(_sentence(submitted))
+        if wish.detach and not wish.wait:
+            if wish.json:
+                terminal.print_json(submitted)
+            return EXIT_DONE, 1
+        timeout_s = wish.timeout_s or (WAIT_S if wish.wait else None)
+        goal = Goal(until_running=wish.wait, timeout_s=timeout_s, logs=(wish.logs or session.debug) and not wish.json)
+        with show.chosen(json=wish.json, plain=session.debug) as shown:
+            pursuit = Pursuit(session, submitted, goal, upkeep=upkeep, show=shown, interrupts=interrupts)
+            outcome = await pursuit.run(control)
+        _report(submitted, outcome, json=wish.json)
+        if wish.detach:
+            return outcome.code, 1
+        try:
+            live = [view for view in (await questions.status(control)).pipelines if not ended(view)]
+        except FlowctlError:
+            return outcome.code, 1
+        return outcome.code, len(live)
+
+
+def _sentence(submitted: api.Submitted) -> str:
+    words = {"created": "is submitted", "changed": "is changed", "unchanged": "runs already, unchanged"}
+    return f"{submitted.pipeline} (revision {submitted.revision}) {words.get(submitted.change, submitted.change)}"
+
+
+def _report(submitted: api.Submitted, outcome: Outcome, *, json: bool) -> None:
+    if json:
+        answer: dict[str, Any] = msgspec.to_builtins(submitted)
+        answer |= {"exit_code": outcome.code, "summary": outcome.sentence, "status": None, "instances": []}
+        if outcome.pipeline is not None:
+            answer |= {"status": outcome.pipeline.status, "instances": msgspec.to_builtins(outcome.pipeline.instances)}
+        terminal.print_json(answer)
+    elif outcome.code in (EXIT_DONE, EXIT_INTERRUPTED):
+        terminal.say(outcome.sentence)
+    else:
+        sys.stdout.flush()
+        for line in outcome.sentence.splitlines():
+            sys.stderr.write(f"{line}\n")
