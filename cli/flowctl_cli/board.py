@@ -9,6 +9,7 @@ from flowctl.api import HostView, InstanceView, LiveAnswer, LiveView, PipelineVi
 from flowctl_cli.terminal import Cell, Row, age, columns, quantity, state
 
 ENDED: Final = frozenset({"completed", "stopped", "failed"})
+TROUBLED: Final = frozenset({"degraded", "failed", "stopped", "unknown"})
 LIVE_PHASES: Final = frozenset({"running", "starting", "started", "stopping", "replacing"})
 
 HEAD: Final = ("INSTANCE", "PHASE", "STATUS", "FOR", "RESTARTS", "HOST", "HANDLE", "IN/s", "OUT/s", "ABOUT")
@@ -153,8 +154,9 @@ def differences(before: PipelineView | None, after: PipelineView) -> list[str]:
         now = _words(instance)
         if old is None or _words(old) != now:
             lines.append(f"{instance.instance} {now}")
-    if before is None or (before.status, before.reason) != (after.status, after.reason):
-        lines.append(f"{after.name} is {after.status}{f': {after.reason}' if after.reason else ''}")
+    if before is None or before.status != after.status or (after.status == "degraded" and before.reason != after.reason):
+        reason = f": {_steady(after.reason)}" if after.reason and after.status in TROUBLED else ""
+        lines.append(f"{after.name} is {after.status}{reason}")
     return lines
 
 

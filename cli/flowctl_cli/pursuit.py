@@ -17,7 +17,7 @@ from flowctl.errors import (
     DeadlineError,
     JournalUnavailableError,
 )
-from flowctl.journal.log import Logs
+from flowctl.journal.log import LogLine, Logs
 from flowctl.journal.subjects import JOURNAL_ROOT
 from flowctl_cli import plane, questions
 from flowctl_cli.board import about, ended
@@ -34,7 +34,8 @@ GATHER_S: Final = 0.05
 CALL_S: Final = 5.0
 AGAIN_S: Final = 0.3
 LAST_LINES: Final = 5
-DRAIN_S: Final = 120.0
+QUIET_S: Final = 0.25
+MAX_OUTPUT_S: Final = 3.0
 
 
 class Interrupts:
@@ -59,11 +60,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """How far to follow: until it runs, or until it has ended. ``timeout_s`` limits the time until it runs."""
+    """How far to follow: until it runs, or until it has ended.
+
+    ``timeout_s`` limits the time until it runs; ``streams`` are the outputs of the instances that are shown meanwhile.
+    """
 
     until_running: bool
     timeout_s: float | None = None
-    logs: bool = False
+    streams: frozenset[str] = frozenset()
 
 
 class Pursuit:
@@ -85,6 +89,7 @@ class Pursuit:
         self._stop_asked = False
         self._stop_sent = False
         self._timed_out = False
+        self._printed = asyncio.Event()
 
     async def run(self, control: Plane) -> Outcome:
         """Follow with the connection that there is, and with new ones when it is lost."""
@@ -112,12 +117,13 @@ class Pursuit:
 
     async def _follow(self, control: Plane, deadline: float | None) -> Outcome:
         tasks = [asyncio.create_task(self._listen(control))]
-        if self._goal.logs:
+        if self._goal.streams:
             tasks.append(asyncio.create_task(self._print_logs(control.store.logs)))
         try:
             while True:
                 outcome = await self._step(control, deadline)
                 if outcome is not None:
+                    await self._last_output()
                     return outcome
                 for task in tasks:
                     if task.done():
@@ -134,7 +140,23 @@ class Pursuit:
             self._news.set()
 
     async def _print_logs(self, logs: Logs) -> None:
-        await follow_lines(logs, Target(self._name), self._show.log, tail=0)
+        def show(line: LogLine) -> None:
+            if line.stream in self._goal.streams:
+                self._printed.set()
+                self._show.log(line)
+
+        await follow_lines(logs, Target(self._name), show, tail=0)
+
+    async def _last_output(self) -> None:
+        """Let what the instances printed last arrive: until nothing has come for a moment."""
+        if not self._goal.streams:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAX_OUTPUT_S):
+                while True:
+                    self._printed.clear()
+                    async with asyncio.timeout(QUIET_S):
+                        await self._printed.wait()
 
     async def _pause(self, deadline: float | None) -> None:
         """Wait for news, an interrupt, the deadline, or for the next time to look at the rates."""

@@ -16,7 +16,7 @@ def run(
     file: FileArgument,
     timeout: UpTimeoutOption = None,
     fresh: FreshOption = False,
-    logs: LogsOption = False,
+    logs: LogsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline in the foreground and follow it until it ends: the same as `up` without --detach."""

@@ -25,7 +25,14 @@ CALL_S = 15.0
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The pipeline file; - is standard input.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints: begin from the start.")]
-LogsOption = Annotated[bool, typer.Option("--logs", help="Show what the instances print (also with --log-level debug).")]
+LogsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--logs/--no-logs",
+        help="Show everything that the instances print, or nothing; what they write to stdout if neither is given.",
+        show_default=False,
+    ),
+]
 UpTimeoutOption = Annotated[
     float | None,
     typer.Option(
@@ -46,7 +53,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     wait: bool = False
     timeout_s: float | None = None
     fresh: bool = False
-    logs: bool = False
+    logs: bool | None = None
     json: bool = False
 
 
@@ -67,7 +74,7 @@ def up(
     wait: Annotated[bool, typer.Option("--wait", help="With --detach: return when every instance runs.")] = False,
     timeout: UpTimeoutOption = None,
     fresh: FreshOption = False,
-    logs: LogsOption = False,
+    logs: LogsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline and follow it until it ends; starts a server if none runs.
@@ -150,7 +157,7 @@ async def _submit_and_follow(
                 terminal.print_json(submitted)
             return EXIT_DONE, 1
         timeout_s = wish.timeout_s or (WAIT_S if wish.wait else None)
-        goal = Goal(until_running=wish.wait, timeout_s=timeout_s, logs=(wish.logs or session.debug) and not wish.json)
+        goal = Goal(until_running=wish.wait, timeout_s=timeout_s, streams=_streams(session, wish))
         with show.chosen(json=wish.json, plain=session.debug) as shown:
             pursuit = Pursuit(session, submitted, goal, upkeep=upkeep, show=shown, interrupts=interrupts)
             outcome = await pursuit.run(control)
@@ -162,6 +169,13 @@ async def _submit_and_follow(
         except FlowctlError:
             return outcome.code, 1
         return outcome.code, len(live)
+
+
+def _streams(session: Session, wish: Wish) -> frozenset[str]:
+    """Which of the instances' outputs to show."""
+    if wish.json or wish.detach or wish.logs is False:
+        return frozenset()
+    return frozenset({"stdout", "stderr"} if wish.logs or session.debug else {"stdout"})
 
 
 def _sentence(submitted: api.Submitted) -> str:
