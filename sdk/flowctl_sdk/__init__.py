@@ -1,8 +1,9 @@
 """What a component author imports: ``source``, ``processor`` and ``sink``, their classes, and ``run``.
 
 May import: the standard library, flowctl's core, msgspec, grpc and protobuf output; prometheus-client and jmespath lazily. Must
-never import a service, the CLI or NATS: a component speaks gRPC only. What decides (columns, acks, credit, batching, outbox, keys,
-routing, derive) does no I/O; what does I/O (upstream, downstream, control, health, production, work, runtime) holds no rules.
+never import a service, the CLI or NATS: a component speaks gRPC only. Two halves: what decides (acks, batching, columns, credit,
+derive, keys, outbox, routing) does no I/O; what does I/O (control, downstream, health, production, runtime, upstream, work) only
+carries out what was decided.
 """
 
 from flowctl_sdk.author import Processor, Sink, Source, processor, sink, source

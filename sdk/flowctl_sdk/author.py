@@ -44,8 +44,8 @@ class Source(Component):
     def events(self) -> Emitted:
         """The events from ``ctx.resume_at`` on: an async generator, or a plain one, which runs in a thread of its own.
 
-        Each is bytes, str, a dict or list (JSON) or an ``Event``. Positions count from ``ctx.resume_at`` unless an ``Event`` gives
-        one; they must grow.
+        Each is bytes, str, a dict or list (JSON) or an ``Event``. Positions count from ``ctx.resume_at`` unless an ``Event``
+        gives one; they must grow.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define events()")
 
@@ -56,14 +56,14 @@ class Source(Component):
 class Processor(Component):
     """Turns events into others.
 
-    ``process`` may be ``def`` or ``async def``; with ``batch = True`` it takes and returns lists. ``blocking = True`` runs it in a
-    thread, for code that waits (a database driver, a file system); a ``def`` otherwise runs on the event loop, which is fastest.
+    ``process`` may be ``def`` or ``async def``; with ``batch = True`` it takes and returns lists. ``blocking = True`` runs it in
+    a thread, for code that waits (a database driver, a file system); otherwise a ``def`` runs on the event loop: fastest.
     """
 
     kind = "processor"
     batch: bool = False
 
-    def process(self, event: Any, /) -> Any:
+    def process(self, event: Any, /) -> Any:  # noqa: ANN401 - the author's types
         """Return None (filtered), a payload, an ``Event``, or a list of those."""
         raise NotImplementedError(f"{type(self).__name__} does not define process()")
 
@@ -105,7 +105,8 @@ class FunctionSource(Source):
 
     def events(self) -> Emitted:
         """See ``Source``."""
-        assert self._ctx is not None, "events() before open()"
+        if self._ctx is None:
+            raise RuntimeError("events() before open()")
         return self.function(self._ctx)
 
 
@@ -119,7 +120,7 @@ class FunctionProcessor(Processor):
         # Found on the instance before the class: the hot path calls the author's function with nothing between.
         self.process = function
 
-    def __call__(self, event: Any) -> Any:
+    def __call__(self, event: Any) -> Any:  # noqa: ANN401 - the author's types
         """The function itself."""
         return self.function(event)
 
@@ -143,7 +144,7 @@ class FunctionSink(Sink):
         self.blocking = blocking
         self._is_async = inspect.iscoroutinefunction(function)
 
-    def __call__(self, events: Any) -> Any:
+    def __call__(self, events: Any) -> Any:  # noqa: ANN401 - the author's types
         """The function itself."""
         return self.function(events)
 
@@ -205,7 +206,11 @@ def processor(function: Callable[[Any], Any] | None = None, /, *, batch: bool = 
     """
     if function is not None:
         return FunctionProcessor(function, batch=batch, blocking=blocking)
-    return lambda decorated: FunctionProcessor(decorated, batch=batch, blocking=blocking)  # pyright: ignore
+
+    def decorate(decorated: Callable[[Any], Any]) -> FunctionProcessor:
+        return FunctionProcessor(decorated, batch=batch, blocking=blocking)
+
+    return decorate
 
 
 @overload
@@ -221,7 +226,11 @@ def sink(function: Callable[[Any], Any] | None = None, /, *, batch: bool = False
     """
     if function is not None:
         return FunctionSink(function, batch=batch, blocking=blocking)
-    return lambda decorated: FunctionSink(decorated, batch=batch, blocking=blocking)  # pyright: ignore
+
+    def decorate(decorated: Callable[[Any], Any]) -> FunctionSink:
+        return FunctionSink(decorated, batch=batch, blocking=blocking)
+
+    return decorate
 
 
 def _name(function: Callable[..., Any]) -> str:

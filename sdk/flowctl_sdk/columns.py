@@ -67,7 +67,7 @@ class Columns:
 
     __slots__ = ("metadata", "origins", "paths", "payloads", "positions", "times", "types")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one argument a column, in the order of the hot path
         self,
         payloads: Sequence[bytes],
         times: Sequence[int],

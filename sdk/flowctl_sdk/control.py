@@ -4,6 +4,7 @@ Every call is tried again, at each endpoint in turn, for as long as it makes sen
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -136,7 +137,7 @@ class Registry:
         request = CommitCheckpointRequest(instance=self._instance, checkpoint=checkpoint)
         await self._insist(lambda stub: stub.CommitCheckpoint(request, timeout=CALL_TIMEOUT_S), "commit a checkpoint")
 
-    async def deregister(self, reason: DeregisterReason, detail: str) -> None:
+    async def deregister(self, reason: DeregisterReason.ValueType, detail: str) -> None:
         """Say that the instance ends; tries until a registry has heard it.
 
         Raises:
@@ -145,6 +146,11 @@ class Registry:
         request = DeregisterRequest(instance=self._instance, reason=reason, detail=detail[:4_000])
         await self._insist(lambda stub: stub.Deregister(request, timeout=CALL_TIMEOUT_S), "deregister")
         self.registered = False
+
+    async def last_beat(self, request: HeartbeatRequest) -> None:
+        """Send one heartbeat, so that the last counters are known; a failure does not matter."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await self._once(lambda stub: stub.Heartbeat(request, timeout=1.0))
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -1,7 +1,8 @@
 """From what a processor returned to the batch that goes on: identity, order and what is inherited.
 
 Each output keeps its input's origin, position, time, type and metadata, unless it is an ``Event`` that says otherwise, and gets
-``/<processor>.<ordinal>`` behind its input's path. Most processors return one plain value for each event, so that is the fast way.
+``/<processor>.<ordinal>`` behind its input's path. Most processors return one plain value for each event, so that
+is the fast way.
 """
 
 from collections.abc import Sequence
@@ -54,8 +55,8 @@ def derive(inputs: Columns, results: Sequence[object], suffix: str) -> tuple[Col
 def derive_batch(inputs: Columns, events: Sequence[Event], results: Sequence[object], suffix: str) -> tuple[Columns | None, int]:
     """The outputs of a processor that takes a whole batch, and the number of inputs that gave none.
 
-    An output that is an ``Event`` made from one of the inputs (``event.replace(…)``) derives from that one; any other derives from
-    the input at the same place, and then there must be as many results as inputs.
+    An output that is an ``Event`` made from one of the inputs (``event.replace(…)``) derives from that one; any other derives
+    from the input at the same place, and then there must be as many results as inputs.
 
     Raises:
         UnderivedError: if there are not.

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -26,6 +26,9 @@ FIRST_BACKOFF_S: Final = 0.02
 MAX_BACKOFF_S: Final = 0.5
 
 _log = logging.getLogger("flowctl.stream")
+
+# gRPC's stubs type a call per message class, and these streams carry plain bytes.
+Call = Any
 
 
 class Edge:
@@ -115,7 +118,7 @@ class Edge:
         """One stream, from dialling to its end."""
         try:
             async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-                call: Any = channel.stream_stream(METHOD)()
+                call: Call = cast("Any", channel).stream_stream(METHOD)()
                 try:
                     await self._stream(call)
                 except asyncio.InvalidStateError:
@@ -138,7 +141,7 @@ class Edge:
         level = logging.DEBUG if code in quiet else logging.WARNING
         _log.log(level, "stream to %s ended: %s: %s", self.name, code.name, details)
 
-    async def _stream(self, call: Any) -> None:
+    async def _stream(self, call: Call) -> None:
         credit = Credit(events=WINDOW_EVENTS, bytes=WINDOW_BYTES)
         hello = Hello(protocol=PROTOCOL, downstream=self._me, upstream=self._upstream, credit=credit)
         await asyncio.wait_for(call.write(FromDownstream(hello=hello).SerializeToString()), WELCOME_TIMEOUT_S)
@@ -188,7 +191,7 @@ class Edge:
 
         return advanced
 
-    async def _receive(self, call: Any, window: Window, expected: int) -> None:
+    async def _receive(self, call: Call, window: Window, expected: int) -> None:
         while True:
             raw = await call.read()
             if not isinstance(raw, bytes) or self._closing:
@@ -225,7 +228,7 @@ class Edge:
         self._inbox.put(Arrival(columns, self._acks.open(end - 1)))
         return end
 
-    async def _tell(self, call: Any, window: Window) -> None:
+    async def _tell(self, call: Call, window: Window) -> None:
         """Acknowledge what is done and grant new credit, at most about once a millisecond."""
         pace = Pace()
         while True:

@@ -1,6 +1,7 @@
 """The event as a component author sees it, and how an author's value becomes a payload."""
 
-from typing import Any, Final
+# ruff: noqa: A002 - "type" is what the field is called
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -32,7 +33,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """``<component>.<index>:<position>`` at the source, and ``/<processor>.<ordinal>`` for each processor after it."""
         return f"{self.origin}:{self.position}{self.path}"
 
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401 - JSON can be anything
         """The payload, decoded as JSON.
 
         Raises:
@@ -89,5 +90,5 @@ def encode(value: object) -> bytes:
     if isinstance(value, dict | list | msgspec.Struct):
         return _encode_json(value)
     if isinstance(value, bytearray | memoryview):
-        return bytes(value)
+        return bytes(cast("bytearray", value))
     raise TypeError(f"expected bytes, str, dict, list or Event, found {type(value).__name__}")

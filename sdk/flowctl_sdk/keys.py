@@ -1,7 +1,7 @@
 """The key by which a group of replicas shares events: what ``partition_by`` says, as bytes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -56,7 +56,7 @@ def _field_keys(expression: str) -> KeysOf:
 
 def _extractor(expression: str) -> Callable[[Any], Any]:
     if expression.isidentifier():
-        return lambda document: document.get(expression) if isinstance(document, dict) else None
+        return lambda document: cast("dict[str, Any]", document).get(expression) if isinstance(document, dict) else None
     import jmespath
     from jmespath.exceptions import JMESPathError
 

@@ -75,8 +75,9 @@ class Meters:
 
     def summary(self) -> str:
         """The totals in one phrase."""
+        names = {"events_in_total": "events in", "events_out_total": "out", "filtered_total": "filtered"}
         totals = self.metrics()
-        return f"{totals['events_in_total']:.0f} events in, {totals['events_out_total']:.0f} out, {totals['filtered_total']:.0f} filtered"
+        return ", ".join(f"{totals[name]:.0f} {word}" for name, word in names.items())
 
     async def narrate(self) -> None:
         """Log what moves on each edge, about once a second and only if something did."""

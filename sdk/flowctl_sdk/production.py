@@ -4,19 +4,22 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from flowctl_sdk.acks import AckLog
 from flowctl_sdk.author import Source
-from flowctl_sdk.batching import GATHER_EVENTS, Pace
+from flowctl_sdk.batching import BATCH_BYTES, GATHER_EVENTS, Pace
 from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.context import Context
 from flowctl_sdk.event import UNSET_POSITION, Event, encode
 from flowctl_sdk.faults import EventFailedError
 from flowctl_sdk.routing import Router
 from flowctl_sdk.signals import Bell, Signal
+
+FIRST_GATHER_EVENTS: Final = 16
+MAX_CURSOR_BYTES: Final = 64 * 1024
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -61,6 +64,10 @@ class Numbering:
                 if value.metadata:
                     metadata[len(payloads)] = value.metadata
                 if value.cursor is not None:
+                    if len(value.cursor) > MAX_CURSOR_BYTES:
+                        raise EventFailedError(
+                            f"event {self._name}:{position}: its cursor has {len(value.cursor):,} bytes, not at most 65,536"
+                        )
                     self._cursor = value.cursor
                 payloads.append(value.payload)
             else:
@@ -101,6 +108,8 @@ class Production:
         self._numbering = Numbering(f"{ctx.instance.component}.{ctx.instance.index}", ctx.resume_at)
         # Values gathered and not yet sent. Appended to by the puller, emptied from the front by the sender.
         self._values: list[Any] = []
+        # How many to gather: fewer if they are large, going by the last batch, so that memory stays flat.
+        self._limit = FIRST_GATHER_EVENTS
         self._gathered = Signal()
         self._space = Signal()
         self._stopping = False
@@ -158,9 +167,9 @@ class Production:
                 count = len(values)
                 if count == 1:
                     self._gathered.set()
-                elif count >= GATHER_EVENTS:
+                if count >= self._limit:
                     self._gathered.set()
-                    await self._space.until(lambda: len(values) < GATHER_EVENTS or self._stopping)
+                    await self._space.until(lambda: len(values) < self._limit or self._stopping)
                     if self._stopping:
                         return
         finally:
@@ -192,9 +201,9 @@ class Production:
                     count = len(values)
                     if count == 1:
                         loop.call_soon_threadsafe(self._gathered.set)
-                    elif count >= GATHER_EVENTS:
+                    if count >= self._limit:
                         space.clear()
-                        if len(values) >= GATHER_EVENTS:
+                        if len(values) >= self._limit:
                             loop.call_soon_threadsafe(self._gathered.set)
                             space.wait()
             except BaseException as error:  # noqa: BLE001 - handed over to the loop
@@ -224,7 +233,7 @@ class Production:
             if not values:
                 return
             wait_ns = self._pace.wait_ns(time.monotonic_ns(), len(values))
-            if wait_ns and not self._ended:
+            if wait_ns and not self._ended and len(values) < self._limit:
                 timer = loop.call_later(wait_ns / 1e9, self._gathered.set)
                 await self._gathered.wait()
                 timer.cancel()
@@ -238,4 +247,5 @@ class Production:
             self.out_total += len(columns)
             self._router.dispatch(columns, [pending])
             pending.release()
+            self._limit = max(1, min(GATHER_EVENTS, len(columns) * BATCH_BYTES // (columns.size_bytes + 1)))
             self._pace.sent(time.monotonic_ns())

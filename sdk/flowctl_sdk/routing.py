@@ -34,7 +34,7 @@ class Group:
     """The instances of one downstream component."""
 
     def __init__(self, spec: GroupSpec, epochs: Iterator[int]) -> None:
-        self.spec = spec
+        self.spec: GroupSpec = spec
         self._epochs = epochs
         self.members: dict[int, Outbox] = {}
         self._order: list[Outbox] = []
@@ -86,7 +86,7 @@ class Group:
         if self._keys is None or len(self._order) == 1:
             self._give(self._least(), Entry(len(columns), size, encoded, pendings))
             return
-        for outbox, events in self._shares(columns):
+        for outbox, events in self._shares(columns, self._keys):
             part = columns if len(events) == len(columns) else columns.select(events)
             self._give(outbox, entry_of(part, pendings))
 
@@ -111,10 +111,9 @@ class Group:
             return self._order[0]
         return min(self._order, key=lambda outbox: (outbox.full, not outbox.connected, outbox.events, outbox.events_total))
 
-    def _shares(self, columns: Columns) -> list[tuple[Outbox, list[int]]]:
-        assert self._keys is not None
+    def _shares(self, columns: Columns, keys: KeysOf) -> list[tuple[Outbox, list[int]]]:
         shares: list[list[int]] = [[] for _ in self._order]
-        for event, key in enumerate(self._keys(columns)):
+        for event, key in enumerate(keys(columns)):
             shares[partition(key, len(shares))].append(event)
         return [(outbox, share) for outbox, share in zip(self._order, shares, strict=True) if share]
 
@@ -127,7 +126,7 @@ class Group:
                 self._least().add(entry)
                 continue
             columns = Columns.decoded(entry.encoded)
-            for outbox, events in self._shares(columns):
+            for outbox, events in self._shares(columns, self._keys):
                 outbox.add(entry_of(columns.select(events), entry.pendings))
             entry.release()
 
@@ -194,7 +193,7 @@ class Router:
         if len(columns) == 1:
             event = columns.events()[0]
             raise EventTooLargeError(
-                f"event {event.id} makes a message of {size + FRAME_BYTES:,} bytes; the limit is {MAX_MESSAGE_BYTES:,} bytes (4 MiB)",
+                f"event {event.id} is too large: {size + FRAME_BYTES:,} bytes in its frame, at most {MAX_MESSAGE_BYTES:,}",
                 hint="split the payload, or pass a reference to where it is stored",
             )
         middle = len(columns) // 2

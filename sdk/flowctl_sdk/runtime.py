@@ -13,6 +13,7 @@ import grpc.aio
 import msgspec
 
 from flowctl.control.v1 import control_pb2 as control
+from flowctl.errors import EXIT_USER, FlowctlError, UserError
 from flowctl.ids import InstanceId
 from flowctl_sdk.acks import AckLog
 from flowctl_sdk.author import Component, Processor, Sink, Source
@@ -20,7 +21,7 @@ from flowctl_sdk.calls import Failures
 from flowctl_sdk.context import Checkpoint, Context
 from flowctl_sdk.control import Registry
 from flowctl_sdk.downstream import Edge
-from flowctl_sdk.faults import EventFailedError, SupersededError
+from flowctl_sdk.faults import SupersededError
 from flowctl_sdk.health import HealthServer, State
 from flowctl_sdk.inbox import Inbox
 from flowctl_sdk.meters import Meters
@@ -47,6 +48,7 @@ class Ending(msgspec.Struct, frozen=True):
 
     reason: Literal["completed", "stopped", "failed", "superseded"]
     detail: str = ""
+    bad_settings: bool = False
 
 
 class Runtime:
@@ -132,8 +134,8 @@ class Runtime:
             self._router.finish()
             await self._room.until(lambda: not len(self._acks))
         else:
-            assert self._work is not None
-            self._spawn(self._work.run())
+            if self._work is not None:
+                self._spawn(self._work.run())
             await self._settled.until(self._retired)
         self._end(Ending("completed"))
 
@@ -266,8 +268,8 @@ class Runtime:
         if self._registry is not None:
             await self._registry.commit(mark.position, mark.cursor)
         self._committed = mark
-        assert isinstance(self._component, Source)
-        await self._component.committed(Checkpoint(mark.position, mark.cursor))
+        if isinstance(self._component, Source):
+            await self._component.committed(Checkpoint(mark.position, mark.cursor))
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
@@ -309,10 +311,10 @@ class Runtime:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=1.0) if self._tasks else None
         code = {"failed": EXIT_FAILED, "superseded": EXIT_SUPERSEDED}.get(ending.reason, EXIT_COMPLETED)
-        limit = None if ending.reason == "completed" else LAST_WORDS_S
+        if ending.bad_settings:
+            code = EXIT_USER
         try:
-            async with asyncio.timeout(limit):
-                await self._last_words(ending)
+            await self._patiently(ending)
         except TimeoutError:
             _log.warning("could not tell the registry of the end within %.0f s", LAST_WORDS_S)
         except SupersededError as error:
@@ -334,13 +336,23 @@ class Runtime:
         _log.info("%s%s", ending.reason, f" ({self._meters.summary()})")
         return code
 
+    async def _patiently(self, ending: Ending) -> None:
+        """The last words: a completion has all the time that it needs, unless it is asked to stop; anything else five seconds."""
+        words = asyncio.create_task(self._last_words(ending))
+        if ending.reason == "completed":
+            stopping = asyncio.create_task(self._ctx.stopping.wait())
+            await asyncio.wait((words, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+        await asyncio.wait_for(words, LAST_WORDS_S)
+
     async def _last_words(self, ending: Ending) -> None:
         if ending.reason in {"completed", "stopped"} and isinstance(self._component, Source) and self._opened:
             await self._commit()
         registry = self._registry
         if registry is None or not registry.registered or ending.reason == "superseded":
             return
-        reasons = {
+        await registry.last_beat(self._heartbeat())
+        reasons: dict[str, control.DeregisterReason.ValueType] = {
             "completed": control.DEREGISTER_REASON_COMPLETED,
             "stopped": control.DEREGISTER_REASON_STOPPED,
             "failed": control.DEREGISTER_REASON_FAILED,
@@ -368,14 +380,13 @@ class Runtime:
         if isinstance(error, SupersededError):
             self._end(Ending("superseded", error.message))
             return
-        if isinstance(error, EventFailedError):
+        if isinstance(error, FlowctlError):
             detail = str(error)
-            _log.debug("the traceback of what failed", exc_info=error)
+            _log.debug("where it failed", exc_info=error)
         else:
-            detail = f"{type(error).__name__}: {error}" if not hasattr(error, "hint") else str(error)
-            if not hasattr(error, "hint") and not isinstance(error, OSError):
-                _log.error("the author's code raised", exc_info=error)
-        self._end(Ending("failed", detail))
+            detail = f"{type(error).__name__}: {error}"
+            _log.error("the component's code raised", exc_info=error)
+        self._end(Ending("failed", detail, isinstance(error, UserError)))
 
     def _state(self) -> State:
         registered = self._registry is None or self._registry.registered

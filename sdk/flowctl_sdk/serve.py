@@ -24,6 +24,8 @@ def run(component: Component | type[Component]) -> NoReturn:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER)
+    # gRPC's own log is about its transport; what matters of it comes back as an error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     set_up_logs(settings.instance, settings.incarnation, settings.log_level, settings.log_format)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

@@ -138,9 +138,12 @@ def _config(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _on_error(environ: Mapping[str, str]) -> OnError:
     try:
-        return msgspec.json.decode(environ.get("FLOWCTL_ON_ERROR") or "{}", type=OnError)
+        on_error = msgspec.json.decode(environ.get("FLOWCTL_ON_ERROR") or "{}", type=OnError)
     except msgspec.MsgspecError as error:
         raise InvalidSettingError(f"FLOWCTL_ON_ERROR: {error}") from error
+    if on_error.action == "dead_letter":
+        raise InvalidSettingError("FLOWCTL_ON_ERROR: this version knows the actions fail and retry, not dead_letter")
+    return on_error
 
 
 def component_id(name: str) -> str:

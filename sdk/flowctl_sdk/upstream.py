@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from flowctl.data.v1.data_pb2 import Ack, Credit, FromDownstream, Hello
@@ -18,8 +17,12 @@ from flowctl_sdk.signals import Bell, Signal
 from flowctl_sdk.wire import PROTOCOL, SERVICE, batch_frame, end_frame, peer, welcome_frame
 
 HELLO_TIMEOUT_S: Final = 5.0
+MEMBER_TIMEOUT_S: Final = 3.0
 
 _log = logging.getLogger("flowctl.stream")
+
+# Ends of streams that belong to starting, stopping and restarting.
+_ORDINARY: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED}
 
 # A handler's context: gRPC's own stubs type it per message class, and these streams carry plain bytes.
 ServicerContext = Any
@@ -69,10 +72,11 @@ class EventStream:
         self._seen: dict[tuple[str, int], int] = {}
         self.admit = _refuse_strangers
         self.settled = Bell()
+        self._members = Bell()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """To be added to a server. Messages stay bytes, so that a broken one is ours to name."""
-        method = grpc.stream_stream_rpc_method_handler(self.subscribe)
+        method = cast("Any", grpc.stream_stream_rpc_method_handler)(self.subscribe)
         return grpc.method_handlers_generic_handler(SERVICE, {"Subscribe": method})
 
     def expect(self, component: str, index: int, incarnation: int) -> None:
@@ -80,7 +84,8 @@ class EventStream:
         self._seen[component, index] = max(incarnation, self._seen.get((component, index), 0))
 
     def members_changed(self) -> None:
-        """The router has a new topology: streams of those that left end."""
+        """The router has a new topology: streams of those that left end, and those who waited to be in it go on."""
+        self._members.ring()
         for (component, index), link in list(self._links.items()):
             if self._router.outbox(component, index) is not link.outbox:
                 link.end(grpc.StatusCode.UNAVAILABLE, f"{component}.{index} is no longer a downstream of {self._me}")
@@ -91,14 +96,19 @@ class EventStream:
         reader: asyncio.Task[None] | None = None
         try:
             hello = await self._hello(context)
-            link = self._accept(hello)
+            self._check(hello)
+            outbox = await self._outbox(hello.downstream.component, hello.downstream.index)
+            # Checked again: waiting takes time, and a newer incarnation may have come meanwhile.
+            self._check(hello)
+            link = _link(hello, outbox)
             self._attach(link)
             first = link.outbox.rewind(link.incarnation)
             await context.write(welcome_frame(peer(self._me, self._incarnation), first, link.outbox.epoch))
             reader = asyncio.create_task(self._read(context, link))
             await self._send(context, link)
         except Refusal as refusal:
-            _log.warning("closed the stream of %s: %s", link.name if link else "a downstream", refusal.detail)
+            level = logging.DEBUG if refusal.code in _ORDINARY else logging.WARNING
+            _log.log(level, "closed the stream of %s: %s", link.name if link else "a downstream", refusal.detail)
             await context.abort(refusal.code, refusal.detail)
         finally:
             if reader is not None:
@@ -121,7 +131,7 @@ class EventStream:
             raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello")
         return message.hello
 
-    def _accept(self, hello: Hello) -> Link:
+    def _check(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
             raise Refusal(
                 grpc.StatusCode.FAILED_PRECONDITION, f"protocol {hello.protocol} is not spoken here: {self._me} speaks {PROTOCOL}"
@@ -148,16 +158,20 @@ class EventStream:
                 grpc.StatusCode.FAILED_PRECONDITION, f"incarnation {caller.incarnation} of {name} is superseded by {newest}"
             )
         self._seen[key] = caller.incarnation
-        if self._open_door and self._router.outbox(*key) is None:
-            self.admit(caller.component, caller.index)
-        outbox = self._router.outbox(*key)
-        if outbox is None:
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, f"{name} is not a downstream of {self._me} (yet)")
+
+    async def _outbox(self, component: str, index: int) -> Outbox:
+        """Of this downstream; waits a little, because our topology may come later than theirs."""
+        if self._open_door and self._router.outbox(component, index) is None:
+            self.admit(component, index)
         try:
-            allowance = Allowance(hello.credit.events, hello.credit.bytes)
-        except ProtocolError as error:
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.message) from error
-        return Link(key, caller.incarnation, outbox, allowance)
+            async with asyncio.timeout(MEMBER_TIMEOUT_S):
+                await self._members.until(lambda: self._router.outbox(component, index) is not None)
+        except TimeoutError:
+            pass
+        outbox = self._router.outbox(component, index)
+        if outbox is None:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, f"{component}.{index} is not a downstream of {self._me}")
+        return outbox
 
     def _attach(self, link: Link) -> None:
         older = self._links.get(link.key)
@@ -219,6 +233,15 @@ class EventStream:
     def _current(self, link: Link) -> bool:
         """Whether no newer stream has taken the outbox over."""
         return self._links.get(link.key) is link
+
+
+def _link(hello: Hello, outbox: Outbox) -> Link:
+    caller = hello.downstream
+    try:
+        allowance = Allowance(hello.credit.events, hello.credit.bytes)
+    except ProtocolError as error:
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.message) from error
+    return Link((caller.component, caller.index), caller.incarnation, outbox, allowance)
 
 
 def _parse(raw: bytes) -> FromDownstream:

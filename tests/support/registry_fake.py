@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+
 from flowctl.control.v1 import control_pb2 as control
 from flowctl.control.v1 import control_pb2_grpc as control_grpc
 
@@ -160,6 +161,18 @@ class FakeRegistry(control_grpc.ComponentRegistryServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the checkpoint goes backwards")
         committed.append((request.checkpoint.position, request.checkpoint.cursor))
         return control.CommitCheckpointResponse()
+
+    async def GetComponents(  # noqa: N802
+        self, request: control.GetComponentsRequest, context: ServicerContext
+    ) -> control.GetComponentsResponse:
+        del request
+        return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no component asks for this")
+
+    async def GetComponentStatus(  # noqa: N802
+        self, request: control.GetComponentStatusRequest, context: ServicerContext
+    ) -> control.GetComponentStatusResponse:
+        del request
+        return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no component asks for this")
 
     async def WatchTopology(  # noqa: N802
         self, request: control.WatchTopologyRequest, context: ServicerContext

@@ -32,7 +32,9 @@ class Fleet:
 
     registry: FakeRegistry
     directory: Path
-    running: dict[tuple[str, int], subprocess.Popen[bytes]] = field(default_factory=dict[tuple[str, int], "subprocess.Popen[bytes]"])
+    running: dict[tuple[str, int], subprocess.Popen[bytes]] = field(
+        default_factory=dict[tuple[str, int], "subprocess.Popen[bytes]"]
+    )
     incarnations: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
 
     def start(
