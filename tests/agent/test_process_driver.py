@@ -77,7 +77,12 @@ async def test_a_killed_shim_takes_its_program_with_it(driver: ProcessDriver):
     """The end is reported, as one that nobody saw; nothing of it lives."""
     exits: list[Run] = []
     driver.on_exit(exits.append)
-    program = "import subprocess, sys; subprocess.Popen(['sleep', '3600'], start_new_session=True); print('ready'); sys.stdin.read(); import time; time.sleep(3600)"
+    program = """
+import subprocess, time
+subprocess.Popen(['sleep', '3600'], start_new_session=True)
+print('ready')
+time.sleep(3600)
+"""
     run = await driver.start(launch(script(program)))
     await eventually(lambda: bool(output(driver, run.key)), "a program with a child")
     children = psutil.Process(int(run.handle)).children(recursive=True)
@@ -143,7 +148,7 @@ async def test_the_program_inherits_nothing(driver: ProcessDriver):
 import os, signal, sys
 print(sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24), int(status["SigBlk"], 16), repr(sys.stdin.read()), os.getcwd())
+print(int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24 | 3 << 31), int(status["SigBlk"], 16), repr(sys.stdin.read()), os.getcwd())
 """
     await driver.start(launch(script(program)))
     await eventually(lambda: len(output(driver, key())) == 2, "the answer")
@@ -197,7 +202,7 @@ async def test_after_a_reboot_no_pid_means_anything(state_dir: Path):
         stranger.wait()
 
 
-async def test_torn_files_are_not_runs(driver: ProcessDriver, state_dir: Path):
+async def test_torn_files_are_not_runs(state_dir: Path):
     """Directories that a power failure left half-written, and what does not belong there, are passed over."""
     instances = state_dir / "instances"
     for name in ("orders.torn.0/1", "orders.torn.0/state", "not an instance/1", "orders.torn.0/x"):

@@ -38,6 +38,20 @@ def find_prctl() -> Prctl:
         return NoPrctl()
 
 
+def close_others(first: int) -> None:
+    """Close every descriptor from ``first`` on."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        numbers = list(range(1024))
+    for fd in numbers:
+        if fd >= first:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+
 def children() -> list[int]:
     """The pids of this process's children, dead ones included."""
     me = os.getpid()

@@ -9,7 +9,7 @@ import sys
 import time
 
 from flowctl_agent.shim.component import Launch, become_component
-from flowctl_agent.shim.kernel import Prctl, boot_id, children, find_prctl, start_ticks
+from flowctl_agent.shim.kernel import Prctl, boot_id, children, close_others, find_prctl, start_ticks
 from flowctl_agent.shim.output import READ_BYTES, Output, Stream
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ PR_SET_CHILD_SUBREAPER = 36
 def main() -> None:
     """The program."""
     os.set_inheritable(3, False)  # noqa: FBT003  # the lock: it must end with the shim
-    os.closerange(4, 1_048_576)  # what the agent's own starter left open is no business of the component
+    close_others(4)  # what the agent's own starter left open is no business of the component
     shim = Shim(sys.argv[1], Launch(_read_all(0)))
     os.chdir("/")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
