@@ -9,6 +9,7 @@ from flowctl.api import HostView, InstanceView, LiveAnswer, LiveView, PipelineVi
 from flowctl_cli.terminal import Cell, Row, age, columns, quantity, state
 
 ENDED: Final = frozenset({"completed", "stopped", "failed"})
+QUIET: Final = frozenset({"completed", "stopped"})
 TROUBLED: Final = frozenset({"degraded", "failed", "stopped", "unknown"})
 LIVE_PHASES: Final = frozenset({"running", "starting", "started", "stopping", "replacing"})
 
@@ -36,6 +37,8 @@ def ended(pipeline: PipelineView) -> bool:
 
 def about(instance: InstanceView) -> str:
     """What there is to say of an instance besides its phase: what it waits for, why it is as it is, how it last ended."""
+    if instance.phase in QUIET:
+        return ""
     if instance.waiting_for:
         return f"waiting for {instance.waiting_for}"
     if instance.phase == "running" and instance.status == "healthy":
@@ -67,7 +70,7 @@ def text(board: Board, *, edges: bool, colour: bool, width: int | None) -> list[
 
 def title(pipeline: PipelineView, now_ms: int) -> str:
     """One line about a pipeline."""
-    reason = f": {pipeline.reason}" if pipeline.reason else ""
+    reason = f": {pipeline.reason}" if pipeline.reason and pipeline.status not in ("running", "completed") else ""
     return f"{pipeline.name} is {pipeline.status} for {age(now_ms - pipeline.since_ms)} (revision {pipeline.revision}){reason}"
 
 
@@ -78,7 +81,7 @@ def instance_row(instance: InstanceView, board: Board, now_ms: int) -> Row:
     return (
         instance.instance,
         state(instance.phase),
-        state(instance.status),
+        state(instance.status) if instance.phase not in QUIET else Cell("-", "faint"),
         age(now_ms - instance.since_ms) if instance.since_ms else "",
         Cell(str(instance.restarts), "bad" if instance.restarts else "faint"),
         instance.host,
@@ -102,7 +105,7 @@ def edge_rows(instances: Iterable[InstanceView], live: Mapping[str, LiveView]) -
     """The ends of edges under ``EDGE_HEAD``."""
     rows: list[Row] = []
     for instance in instances:
-        view = live.get(instance.instance)
+        view = live.get(instance.instance) if instance.phase in LIVE_PHASES else None
         for edge in view.edges if view else ():
             arrow = f"<- {edge.peer}" if edge.direction == "in" else f"-> {edge.peer}"
             rows.append(

@@ -11,6 +11,7 @@ from flowctl import api, paths
 from flowctl.errors import ControlPlaneUnreachableError, JournalUnavailableError
 from flowctl.journal.log import Store
 from flowctl_cli import server_record
+from flowctl_cli.journal_import import import_journal, wants_websockets
 from flowctl_cli.session import Session
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -92,6 +93,7 @@ def nats_url(session: Session) -> str:
 
 @contextlib.asynccontextmanager
 async def _connected(url: str, timeout_s: float) -> AsyncGenerator[Plane]:
+    import_journal(websockets=wants_websockets(url))
     from flowctl.journal.jetstream import JetStreamStore
 
     try:

@@ -27,6 +27,7 @@ from flowctl_cli.plane import Plane
 from flowctl_cli.session import Session
 from flowctl_cli.show import Show
 from flowctl_cli.targets import Target
+from flowctl_cli.terminal import age
 from flowctl_cli.upkeep import Upkeep
 
 TICK_S: Final = 1.0
@@ -184,7 +185,9 @@ class Pursuit:
         if self._interrupts.count > 1:
             return self._left()
         if self._goal.until_running and view.status == "running":
-            return Outcome(code=EXIT_DONE, sentence=f"{self._name} is running", pipeline=view)
+            count = len(view.instances)
+            sentence = f"{self._name} runs with {count} {'instance' if count == 1 else 'instances'}"
+            return Outcome(code=EXIT_DONE, sentence=sentence, pipeline=view)
         if deadline is not None and not self._has_run and asyncio.get_running_loop().time() >= deadline:
             if self._goal.until_running:
                 return self._late(view)
@@ -214,11 +217,12 @@ class Pursuit:
         if view.status == "failed":
             why = await explain(control, view)
             return Outcome(code=EXIT_FAILED, sentence="\n".join([f"{self._name} has failed: {view.reason}", *why]), pipeline=view)
+        if view.status == "completed":
+            sentence = f"{self._name} has completed after {age(view.since_ms - view.submitted_ms)}"
+            return Outcome(code=EXIT_DONE, sentence=sentence, pipeline=view)
         code = EXIT_INTERRUPTED if self._interrupts.count else EXIT_DONE
-        reason = f": {view.reason}" if view.reason and view.status == "stopped" and not self._interrupts.count else ""
-        return Outcome(
-            code=code, sentence=f"{self._name} {'is' if view.status == 'stopped' else 'has'} {view.status}{reason}", pipeline=view
-        )
+        reason = f": {view.reason}" if view.reason and not self._interrupts.count else ""
+        return Outcome(code=code, sentence=f"{self._name} is {view.status}{reason}", pipeline=view)
 
     def _left(self) -> Outcome:
         left = still_there(self._view) if self._view is not None else []

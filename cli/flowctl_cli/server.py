@@ -21,6 +21,7 @@ from flowctl import __version__, paths
 from flowctl.errors import FlowctlError, InvalidSettingError
 from flowctl.journal.embedded import EmbeddedNats
 from flowctl_cli import server_record
+from flowctl_cli.journal_import import import_journal, wants_websockets
 from flowctl_cli.server_record import ServerLock, ServerRecord
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def _prepare(chosen: dict[str, Any], orders: Orders) -> "ServerSettings":
         setup_logging(settings.log_level, settings.log_format, service="server", file=orders.log_file)
     except OSError as error:
         raise InvalidSettingError(f"the log file cannot be written: {error}") from error
+    import_journal(websockets=wants_websockets(settings.nats_url))
     importlib.import_module("flowctl_cli.composition")
     return settings
 
