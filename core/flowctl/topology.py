@@ -5,7 +5,7 @@ Pure. ``flowctl.drawing`` turns a graph into text.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Self
+from typing import Self, cast
 
 import msgspec
 
@@ -159,8 +159,23 @@ def component_hash(component: Component) -> str:
     beside the hash.
     """
     inputs: list[str | Input] = [*sorted(component.upstreams, key=_from)]
-    canonical = msgspec.structs.replace(component, replicas=1, inputs=inputs)
-    return hashlib.sha256(msgspec.json.encode(canonical, order="sorted")).hexdigest()[:32]
+    canonical = _chosen(msgspec.structs.replace(component, replicas=1, inputs=inputs))
+    return hashlib.sha256(msgspec.json.encode(canonical, order="deterministic")).hexdigest()[:32]
+
+
+def _chosen(value: object) -> object:
+    """A struct as a mapping of what differs from its defaults by value (``omit_defaults`` leaves out only the very default)."""
+    if isinstance(value, list):
+        return [_chosen(item) for item in cast("list[object]", value)]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    chosen: dict[str, object] = {}
+    for field in msgspec.structs.fields(value):
+        content: object = getattr(value, field.name)
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        if content != default:
+            chosen[field.encode_name] = _chosen(content)
+    return chosen
 
 
 def _from(entry: Input) -> str:

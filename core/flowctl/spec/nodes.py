@@ -44,6 +44,7 @@ _SYNTAX: Final = (
     ("expected the node content", "", "a bracket is opened and not closed, or a ',' is too much", None),
     ("expected ',' or", "", "a bracket is opened and not closed, or a ',' is missing", None),
     ("undefined alias", "", "an alias names an anchor that does not exist", None),
+    ("invalid Unicode", "", "an escape names half of a character or none at all", "write the character itself"),
     ("unknown escape character", "", "a double-quoted text has an unknown escape", "use single quotes, or write \\\\"),
     ("expected <document start>", "", "the text goes on where it should end", "indent this line like its neighbours"),
 )

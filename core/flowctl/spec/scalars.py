@@ -68,4 +68,4 @@ def was_boolean_once(word: str) -> bool:
 def _bounded(number: int) -> int | Refused:
     if MIN_INT <= number <= MAX_INT:
         return number
-    return Refused("the number does not fit in 64 bits", "quote it if it is a text")
+    return Refused("the number does not fit in 64 bits")

@@ -343,6 +343,8 @@ def _hint_for_value(node: Node, type_: inspect.Type) -> str | None:
     if isinstance(expected, inspect.StrType):
         if isinstance(value, str):
             return _nearest_id(value) if expected.pattern == _ID_PATTERN else None
+        if expected.pattern == _ID_PATTERN and not is_id(node.text):
+            return None
         return f"quote it: {json.dumps(node.text[:60])}"
     if isinstance(expected, inspect.ListType) and isinstance(value, str):
         return f"write a list: {_as_list(value)}"
