@@ -1,19 +1,19 @@
 """One supervised client connection: requests with deadlines, a prompt error when the server goes away, and the way back."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from flowctl.errors import JournalError, JournalUnavailableError
+from flowctl.errors import InvalidSettingError, JournalError, JournalUnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Connection:
     @property
     def connected(self) -> bool:
         """Whether the server is there, as far as is known, and passed the check."""
-        return self._ready.is_set() and self._broken is None
+        return self._ready.is_set() and self._broken is None and self.client.is_connected
 
     @property
     def shown(self) -> str:
@@ -99,6 +99,7 @@ class Connection:
 
         Raises:
             JournalUnavailableError: no server answered in time, or it refused the credential.
+        InvalidSettingError: the address cannot be one.
         """
         try:
             self.client = await self._dial()
@@ -136,7 +137,9 @@ class Connection:
         """
         self.raise_if_broken()
         if self._ready.is_set():
-            return
+            if self.client.is_connected:
+                return
+            self._ready.clear()  # lost just now, and about to be announced
         if self._closing:
             raise JournalUnavailableError("the connection to the journal is closed")
         try:
@@ -178,6 +181,7 @@ class Connection:
             JournalUnavailableError: there is no connection now.
         """
         if self._closing or not self.client.is_connected:
+            await asyncio.sleep(0)  # whoever tries again at once must not keep the event loop from reconnecting
             raise self.unavailable()
         try:
             # A fresh dict: nats-py changes the one that it is given.
@@ -223,8 +227,23 @@ class Connection:
     # --- the client --------------------------------------------------------------------------------------------------------
 
     async def _dial(self) -> Any:  # noqa: ANN401  # nats-py's types are partly unknown
-        client: Any = _Client()
+        """A connected client, within the connect timeout."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.connect_timeout_s
         self._refused.clear()
+        while True:
+            try:
+                return await self._dial_once(deadline - loop.time())
+            except OSError as error:  # a refusal may look like a reset, when it comes too early
+                self._last_error = self._last_error or str(error)
+                if loop.time() + RECONNECT_WAIT_S > deadline:
+                    raise self.unavailable() from error
+                await asyncio.sleep(RECONNECT_WAIT_S)
+            except (nats_errors.Error, ValueError) as error:
+                raise InvalidSettingError(f"{self.shown!r} cannot be used as the address of a NATS server: {error}") from error
+
+    async def _dial_once(self, timeout_s: float) -> Any:  # noqa: ANN401  # as above
+        client: Any = _Client()
         connecting = asyncio.create_task(
             client.connect(
                 servers=self.servers,
@@ -243,19 +262,16 @@ class Connection:
         )
         refused = asyncio.create_task(self._refused.wait())
         try:
-            done, _ = await asyncio.wait(
-                {connecting, refused}, timeout=self.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({connecting, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if connecting not in done:
                 raise self.unavailable()
             connecting.result()
             await client.subscribe(f"{self.inbox}.*", cb=self._on_reply)
-        except BaseException as error:
+        except BaseException:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
-            await client.close()
-            if isinstance(error, nats_errors.Error | OSError | ValueError):
-                raise self.unavailable(str(error)) from error
+            with contextlib.suppress(OSError):
+                await client.close()
             raise
         finally:
             refused.cancel()
@@ -358,5 +374,5 @@ def decode_reply(data: bytes, reply_type: type[T]) -> T:
 
 
 def _without_credentials(url: str) -> str:
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme or 'nats'}://{rest.rpartition('@')[2]}"

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from typing import Final
 
 from flowctl.clock import Clock, JournalClock
-from flowctl.errors import ConflictError, JournalCorruptError
+from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError
 from flowctl.journal import chain, codec, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
@@ -19,6 +19,7 @@ from flowctl.journal.log import Draft, Entry, Head
 
 MAX_CONFLICTS: Final = 20
 REMEMBERED_HEADS: Final = 10_000
+RETRY_WAIT_S: Final = 0.02
 
 
 class JetStreamJournal:
@@ -33,6 +34,7 @@ class JetStreamJournal:
         self._heads: OrderedDict[Aggregate, Head] = OrderedDict()
         self._turns: dict[Aggregate, tuple[asyncio.Lock, int]] = {}
         self.seen_sequence = 0
+        self.created = ""
 
     @property
     def commit_counts(self) -> CommitCounts:
@@ -83,7 +85,10 @@ class JetStreamJournal:
         links = chain.link(
             drafts, heads, actor=actor, correlation=correlation, new_id=self._new_id, wall_ns=self._clock.wall_ns()
         )
+        seen = self.seen_sequence
         sequences = await self._commit.append(Append(links, heads, deadline))
+        if sequences[0] <= seen:
+            raise self._corrupt(f"the journal gave sequence {sequences[0]} to a new entry, and entry {seen} was seen before")
         self.seen_sequence = max(self.seen_sequence, sequences[-1])
         now_ns = self.now_ns()
         entries: list[Entry] = []
@@ -97,9 +102,14 @@ class JetStreamJournal:
         heads: dict[Aggregate, Head] = {}
         for aggregate in aggregates:
             known = self._heads.get(aggregate)
-            if known is None:
+            while known is None:
                 await self._connection.up(deadline)
-                known = await self.head(aggregate)
+                try:
+                    known = await self.head(aggregate)
+                except JournalUnavailableError:
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise
+                    await asyncio.sleep(RETRY_WAIT_S)
             heads[aggregate] = known
         return heads
 
@@ -171,9 +181,26 @@ class JetStreamJournal:
     async def _info(self) -> StreamInfo:
         self._connection.raise_if_broken()
         try:
-            return await stream_info(self._connection, subjects.JOURNAL_STREAM)
+            info = await stream_info(self._connection, subjects.JOURNAL_STREAM)
         except ApiError as error:
             raise self._connection.unavailable(error.message) from error
+        self.check_identity(info)
+        return info
+
+    def check_identity(self, info: StreamInfo) -> None:
+        """Check that it is the stream of before. What is found wrong stays wrong: nothing is let through any more.
+
+        Raises:
+            JournalCorruptError: it was created anew.
+        """
+        if self.created and info.created != self.created:
+            raise self._corrupt(f"the journal was created anew at {info.created}: it is not the one of before")
+        self.created = info.created
+
+    def _corrupt(self, message: str) -> JournalCorruptError:
+        error = JournalCorruptError(message, hint="restore the server's store from a copy, or point flowctl at the right server")
+        self._connection.break_with(error)
+        return error
 
     # --- time --------------------------------------------------------------------------------------------------------------
 

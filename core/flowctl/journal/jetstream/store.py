@@ -1,7 +1,8 @@
 """The store on JetStream: one connection, three streams, and the checks before the first byte."""
 
+import asyncio
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from flowctl.clock import Clock, SystemClock
 from flowctl.errors import JournalCorruptError
@@ -12,13 +13,14 @@ from flowctl.journal.jetstream.heartbeats import JetStreamHeartbeats
 from flowctl.journal.jetstream.journal import JetStreamJournal
 from flowctl.journal.jetstream.logs import JetStreamLogs
 
+STALE_ANSWERS: Final = 5
+
 
 class JetStreamStore:
     """See ``Store``. Made by ``connect``."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
-        self._created = ""
         self.journal = JetStreamJournal(connection, clock)
         self.heartbeats = JetStreamHeartbeats(connection, self.journal.observe)
         self.logs = JetStreamLogs(connection)
@@ -46,6 +48,7 @@ class JetStreamStore:
 
         Raises:
             JournalUnavailableError: no server answered in time, or it refused the credential.
+            InvalidSettingError: the address cannot be one.
             JournalMisconfiguredError: the server or a stream could lose what it acknowledges; the message names the setting.
             JournalCorruptError: the journal ends before ``seen_sequence``.
         """
@@ -71,8 +74,8 @@ class JetStreamStore:
         found = await streams.ensure_stream(self._connection, streams.journal_settings(copies), create=create)
         for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
             await streams.ensure_stream(self._connection, settings, create=create)
-        self._created = found.created
         self.journal.observe(_nanoseconds(found.ts), seen)
+        self.journal.check_identity(found)
         self._check_end(found)
         self._connection.check = self._check_again
 
@@ -80,8 +83,13 @@ class JetStreamStore:
         """After a reconnection: it must be the same journal, and hold at least what was seen of it."""
         server_check.check_server_info(self._connection.server_info)
         found = await streams.stream_info(self._connection, subjects.JOURNAL_STREAM)
-        if found.created != self._created:
-            raise JournalCorruptError(f"the journal was created anew at {found.created}: it is not the one of before")
+        self.journal.check_identity(found)
+        for _ in range(STALE_ANSWERS if found.config.get("num_replicas") != 1 else 0):
+            # A leader that is being deposed may answer with what it had.
+            if found.state.last_seq >= self.journal.seen_sequence:
+                break
+            await asyncio.sleep(1)
+            found = await streams.stream_info(self._connection, subjects.JOURNAL_STREAM)
         self._check_end(found)
 
     def _check_end(self, found: streams.StreamInfo) -> None:
