@@ -74,7 +74,7 @@ def output(driver: Driver, run: RunKey) -> list[tuple[str, str]]:
 
 def processes_of(state_dir: Path) -> list[psutil.Process]:
     """Every process of this machine that belongs to a run in that state directory: shims, components, their children."""
-    mark = str(state_dir)
+    mark = str(state_dir / "instances")
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:

@@ -7,6 +7,7 @@ starts, and whatever waits says for what. The decisions that go into the journal
 import signal
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -296,7 +297,7 @@ def _final(assignment: Assignment, instance: Instance, run: Run, now_ns: int) ->
 def restart_delay_s(backoff: Backoff, restarts_ns: Sequence[int], exit_ns: int, jitter: float) -> float:
     """How long until the next restart? Grows with every restart that did not last. ``jitter`` is in [0, 1)."""
     attempt = 0
-    for began_ns, ended_ns in zip(restarts_ns, [*restarts_ns[1:], exit_ns], strict=True):
+    for began_ns, ended_ns in pairwise([*restarts_ns, exit_ns]):
         attempt += 1
         waited_s = 0.0 if ended_ns == exit_ns else _nominal_delay_s(backoff, attempt) * (1 + JITTER)
         if (ended_ns - began_ns) / _S - waited_s >= STABLE_S:

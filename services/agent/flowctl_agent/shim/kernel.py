@@ -1,7 +1,7 @@
 """What the shim asks of the kernel without the standard library's larger half. The agent asks here too."""
 
 # Lean on purpose: contextlib, pathlib and signal would double the shim's memory and its start.
-# ruff: noqa: PTH123
+# ruff: noqa: SIM105, PTH123, PTH208
 
 import os
 
