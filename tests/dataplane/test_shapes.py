@@ -1,41 +1,10 @@
 """Whole pipelines of real processes: everything arrives, everything is acknowledged, everybody ends."""
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from flowctl.partition import partition
-from support.registry_fake import FakeRegistry, Node
-from support.stream_fleet import Fleet
-
-
-class Stage:
-    """A registry with a graph, and the instances that run on it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.fleets: list[Fleet] = []
-
-    def __call__(self, **graph: Node) -> Fleet:
-        fleet = Fleet(FakeRegistry(graph).start(), self.directory)
-        self.fleets.append(fleet)
-        return fleet
-
-    def out(self, name: str) -> dict[str, object]:
-        return {"path": str(self.directory / name)}
-
-    def ids(self, name: str) -> list[str]:
-        return [line.split(b" ", 1)[0].decode() for line in (self.directory / name).read_bytes().splitlines()]
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
-    yield stage
-    for fleet in stage.fleets:
-        fleet.close()
-        fleet.registry.stop()
+from support.registry_fake import Node
+from support.stream_fleet import Fleet, Stage
 
 
 def all_end_well(fleet: Fleet, *names: str) -> None:
@@ -43,11 +12,6 @@ def all_end_well(fleet: Fleet, *names: str) -> None:
         for component, index in [key for key in fleet.running if key[0] == name]:
             assert fleet.wait(component, index) == 0, fleet.log(component, index)[-3000:]
     assert all(reason == "completed" for _, reason, _ in fleet.registry.deregistered)
-
-
-def totals(fleet: Fleet, component: str, index: int = 0) -> dict[str, float]:
-    """The last heartbeat's counters."""
-    return dict(fleet.registry.known[component, index].heartbeats[-1].metrics)
 
 
 def test_linear(stage: Stage):
@@ -89,10 +53,10 @@ def test_fan_out_fan_in_and_filter(stage: Stage):
     assert Counter(stage.ids("other")) == expected
     expected.update(f"numbers.0:{n}/twice.{k}" for n in range(5_000) for k in (0, 1))
     assert Counter(stage.ids("out")) == expected
-    even = totals(fleet, "even")
+    even = fleet.totals("even")
     assert (even["events_in_total"], even["events_out_total"], even["filtered_total"]) == (5_000, 2_500, 2_500)
-    assert totals(fleet, "twice")["events_out_total"] == 10_000
-    assert totals(fleet, "store")["events_in_total"] == 12_500
+    assert fleet.totals("twice")["events_out_total"] == 10_000
+    assert fleet.totals("store")["events_in_total"] == 12_500
 
 
 def test_two_sources(stage: Stage):
@@ -141,6 +105,6 @@ def test_replicas_share_whole_batches(stage: Stage):
     fleet.start("store", "store", config=stage.out("out"))
     all_end_well(fleet, "numbers", "same", "store")
     assert Counter(stage.ids("out")) == Counter(f"numbers.0:{n}/same.0" for n in range(20_000))
-    shares = [totals(fleet, "same", index)["events_in_total"] for index in range(2)]
+    shares = [fleet.totals("same", index)["events_in_total"] for index in range(2)]
     assert sum(shares) == 20_000
     assert min(shares) > 2_000

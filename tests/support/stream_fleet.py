@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.registry_fake import FakeRegistry
+from support.registry_fake import FakeRegistry, Node
 
 PROGRAMS = Path(__file__).parent.parent / "dataplane" / "programs.py"
 
@@ -88,9 +88,39 @@ class Fleet:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{component}.{index} does not end:\n{self.log(component, index)[-3000:]}") from None
 
+    def totals(self, component: str, index: int = 0) -> dict[str, float]:
+        """The counters of the instance's last heartbeat; empty before the first."""
+        known = self.registry.known.get((component, index))
+        return dict(known.heartbeats[-1].metrics) if known and known.heartbeats else {}
+
     def close(self) -> None:
         """Kill what still runs."""
         for process in self.running.values():
             if process.poll() is None:
                 process.kill()
                 process.wait(10)
+
+
+class Stage:
+    """A registry with a graph, and the instances that run on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.fleets: list[Fleet] = []
+
+    def __call__(self, **graph: Node) -> Fleet:
+        fleet = Fleet(FakeRegistry(graph).start(), self.directory)
+        self.fleets.append(fleet)
+        return fleet
+
+    def out(self, name: str) -> dict[str, object]:
+        return {"path": str(self.directory / name)}
+
+    def ids(self, name: str) -> list[str]:
+        return [line.split(b" ", 1)[0].decode() for line in (self.directory / name).read_bytes().splitlines()]
+
+    def close(self) -> None:
+        """End everything."""
+        for fleet in self.fleets:
+            fleet.close()
+            fleet.registry.stop()
