@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -55,7 +56,7 @@ async def test_a_follower_gets_the_last_beat_of_everybody_and_then_every_new_one
     news = await waiting
     assert [stored.beat for stored in news] == [beat(1, 5), beat(1, 6), beat(0, 7)]
     assert [stored.seq for stored in news] == [18, 19, 20]
-    assert all(earlier.time_ns <= later.time_ns for earlier, later in zip(news, news[1:], strict=False))
+    assert all(earlier.time_ns <= later.time_ns for earlier, later in pairwise(news))
 
 
 async def test_beats_of_many_callers_at_once(store: Store):

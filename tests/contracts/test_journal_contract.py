@@ -257,8 +257,7 @@ async def test_following_while_others_write_sees_no_gap(journal: Journal):
 
     followers = [asyncio.create_task(follow(0))]
     writers = [asyncio.create_task(write(f"writer-{n}")) for n in range(5)]
-    for _ in range(10):
-        followers.append(asyncio.create_task(follow(await journal.last_sequence() // 2)))
+    followers += [asyncio.create_task(follow(await journal.last_sequence() // 2)) for _ in range(10)]
     await asyncio.gather(*writers)
     for follower in followers:
         seen = await follower

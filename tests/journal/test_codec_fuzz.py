@@ -30,8 +30,15 @@ HEADERS = st.none() | st.fixed_dictionaries(
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
 )
+
+
+def tagged(value: dict[str, object], name: str) -> bytes:
+    """JSON that looks like an event."""
+    return msgspec.json.encode({**value, "type": name})
+
+
 TAGGED = st.builds(
-    lambda value, name: msgspec.json.encode({**value, "type": name}),
+    tagged,
     st.dictionaries(st.sampled_from(["reason", "host", "incarnation", "component", "replicas", "pipeline", "status"]), JSON),
     st.sampled_from([t.__name__ for t in EVENT_TYPES]) | st.text(),
 )

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import secrets
 import subprocess
 import time
@@ -253,7 +254,7 @@ class EmbeddedNats:
             with contextlib.suppress(OSError):
                 lines = (self.directory / name).read_text(errors="replace").splitlines()
                 if told := [line for line in lines if "[FTL]" in line or "[ERR]" in line or name == "nats.stderr"]:
-                    return told[-1].strip()
+                    return re.sub(r"^\[\d+\] \S+ \S+ \[[A-Z]{3}\] ", "", told[-1].strip())
         return "it says nothing"
 
     # --- files -------------------------------------------------------------------------------------------------------------

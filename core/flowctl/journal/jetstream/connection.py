@@ -101,6 +101,8 @@ class Connection:
             JournalUnavailableError: no server answered in time, or it refused the credential.
         InvalidSettingError: the address cannot be one.
         """
+        if not self.servers:
+            raise InvalidSettingError("the address of the NATS server is empty")
         try:
             self.client = await self._dial()
         except BaseException:
@@ -270,7 +272,7 @@ class Connection:
         except BaseException:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, AssertionError):  # it may not have come as far as to be closed
                 await client.close()
             raise
         finally:
