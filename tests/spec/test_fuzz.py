@@ -46,6 +46,7 @@ def loads(text: str | bytes) -> Pipeline | None:
 @given(st.binary(max_size=300))
 @example(b"\xff\xfe")
 @example(b"%")
+@example(b"\xef\xbb\xbf0\xff")
 @example(b'a: "\\ud800"')
 def test_random_bytes(content: bytes):
     """Bytes of no meaning."""

@@ -188,6 +188,17 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path):
     assert load(secret).pipeline.name == "orders"
 
 
+def test_nothing_that_a_terminal_obeys_is_shown(tmp_path: Path):
+    """Escape sequences in a name, a key or a value come out as text."""
+    path = tmp_path / "a\x1b[2J.yaml"
+    path.write_text('"k\\e[2J": 1\nkind: "\\e]0;x\\a"\nspec: {sources: "\ud7fc x"}\n')
+    with pytest.raises(InvalidSpecError) as caught:
+        load(path)
+    shown = [str(problem) for problem in caught.value.problems]
+    assert all(line.isprintable() for line in shown)
+    assert r"a\u001b[2J.yaml:1:1: [\"k\u001b[2J\"]: unknown field".replace(r"\"", '"') in shown[0]
+
+
 def test_standard_input_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """``-`` is standard input, bounded alike."""
     path = tmp_path / "in"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from flowctl.errors import UserError
-from flowctl.spec.problems import quoted
+from flowctl.spec.problems import printable
 
 _NO_WAITING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -27,7 +27,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     Raises:
         UserError: if it is missing, unreadable, too large, or a directory, pipe, socket or device.
     """
-    name = str(path)
+    name = printable(str(path))
     try:
         # looked at before it is opened: opening a device can already have an effect
         _refuse_other_kinds(name, path.stat().st_mode)
@@ -39,7 +39,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         raise UserError("there is no such file", place=name, hint=_near(path)) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"the file cannot be read: {reason}", place=quoted(name, 200)[1:-1]) from error
+        raise UserError(f"the file cannot be read: {reason}", place=name) from error
     return _bounded(content, name, max_bytes)
 
 
@@ -76,4 +76,4 @@ def _near(path: Path) -> str | None:
     except OSError:
         return None
     near = difflib.get_close_matches(path.name[:255], names, n=1, cutoff=0.7)
-    return f"did you mean {path.parent / near[0]}?" if near else None
+    return printable(f"did you mean {path.parent / near[0]}?") if near else None

@@ -11,7 +11,7 @@ from flowctl.spec.checks import find_warnings, local_problems
 from flowctl.spec.files import read_bounded, read_stdin
 from flowctl.spec.model import Pipeline
 from flowctl.spec.nodes import Lines, Node, Unreadable, decode, parse
-from flowctl.spec.problems import MAX_PROBLEMS, Problem
+from flowctl.spec.problems import MAX_PROBLEMS, Problem, printable
 from flowctl.spec.structure import read_structure
 from flowctl.spec.wiring import wiring_problems
 
@@ -80,7 +80,7 @@ def load(path: Path) -> LoadedPipeline:
     try:
         if str(path) == "-":
             return load_text(read_stdin(MAX_FILE_BYTES), "<stdin>")
-        return load_text(read_bounded(path, MAX_FILE_BYTES), str(path))
+        return load_text(read_bounded(path, MAX_FILE_BYTES), printable(str(path)))
     except InvalidSpecError:
         raise
     except UserError as error:

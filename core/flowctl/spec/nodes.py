@@ -99,12 +99,12 @@ def decode(content: bytes) -> str:
         raise Unreadable("the file is UTF-16 or UTF-32", hint=utf8)
     if b"\x00" in content[:4]:
         raise Unreadable("the file starts with NUL bytes: it is binary, UTF-16 or UTF-32", hint=utf8)
+    text = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
-        before = content[: error.start].removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-        byte = content[error.start]
-        raise Unreadable(f"the byte 0x{byte:02x} here is not UTF-8", index=len(before), hint=utf8) from None
+        index = len(text[: error.start].decode("utf-8"))
+        raise Unreadable(f"the byte 0x{text[error.start]:02x} here is not UTF-8", index=index, hint=utf8) from None
 
 
 def parse(text: str, lines: Lines) -> tuple[Node, list[Problem]]:

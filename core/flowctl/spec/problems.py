@@ -36,8 +36,8 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{render_path(self.path)}: {self.message}" if self.path else self.message
 
     def error(self, place: str | None = None) -> UserError:
-        """This problem as an error to show."""
-        return UserError(self.sentence, place=place, hint=self.hint)
+        """This problem as an error to show: on one line, and safe for a terminal whatever the file holds."""
+        return UserError(printable(self.sentence), place=place, hint=None if self.hint is None else printable(self.hint))
 
 
 def render_path(path: Path) -> str:
@@ -56,11 +56,18 @@ def render_path(path: Path) -> str:
 def quoted(text: str, limit: int = 60) -> str:
     """The text in double quotes on one line, shortened: safe to print whatever it holds."""
     shown = text if len(text) <= limit else f"{text[:limit]}…"
-    return '"' + "".join(c if c.isprintable() and c != '"' else _escaped(c) for c in shown) + '"'
+    return '"' + printable(shown.replace('"', r"\"")) + '"'
+
+
+def printable(text: str) -> str:
+    """The text with everything that a terminal might obey or break a line at written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
 def _escaped(character: str) -> str:
-    return {"\n": r"\n", "\t": r"\t", "\r": r"\r", '"': r"\""}.get(character, f"\\u{ord(character):04x}")
+    return {"\n": r"\n", "\t": r"\t", "\r": r"\r"}.get(character, f"\\u{ord(character):04x}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
