@@ -252,7 +252,7 @@ def test_never_early(beats: list[tuple[float, bool, int]], silence_s: float):
     for wait_s, own, skip in beats:
         now_s = round(now_s + wait_s, 6)
         seq += 1 + skip
-        if registry_s is None or skip or now_s - registry_s > 5:
+        if registry_s is None or skip or now_s - registry_s > 2.5:
             since_s = now_s
         registry_s = now_s
         if own:

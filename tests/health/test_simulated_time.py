@@ -177,13 +177,13 @@ async def test_an_absent_registry_marks_nobody(world: World):
 
 
 async def test_a_short_stop_of_the_registry_costs_nothing(world: World):
-    """A registry that is restarted within seconds does not delay the finding of silence."""
+    """A registry that is restarted within two seconds does not delay the finding of silence."""
     await world.register(A)
     await world.pass_time(20)
     world.silence("registry")
-    await world.pass_time(3)
+    await world.pass_time(2)
     world.beat("registry", ServiceBeat("registry", "r1"), every_s=0.5)
-    await world.pass_time(8.5)
+    await world.pass_time(9.5)
     assert [verdict[2] for verdict in await world.verdicts()] == ["unhealthy"]
 
 

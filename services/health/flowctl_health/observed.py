@@ -13,8 +13,8 @@ from msgspec import field
 from flowctl.ids import InstanceId
 from flowctl.journal.log import Heartbeat, HostBeat, ServiceBeat, StoredBeat
 
-MAX_GAP_NS: Final = 5_000_000_000
-"""Beats of the watched over would have been lost in a longer gap between two signs of life of those who store them."""
+MAX_GAP_NS: Final = 2_500_000_000
+"""In a longer gap between two signs of life of a registry (five of its beats) heartbeats of components may have been lost."""
 REGISTRY: Final = "registry"
 
 
