@@ -266,3 +266,58 @@ def test_stop_while_a_host_is_lost_is_not_a_lie():
     scene.world.recover("h2")
     scene.settle()
     assert scene.status() == "stopped"
+
+
+def test_what_is_well_stays_where_its_agent_left():
+    """However long the agent is away: nobody moves a program that runs, is registered and healthy."""
+    scene = Scene("h1", "h2")
+    scene.submit(linear())
+    scene.settle()
+    scene.world.leave("h2")
+    scene.ledger.advance(3600)
+    made = scene.settle()
+    assert made.next_wake_ns is None
+    assert scene.instance("orders.double.0").incarnation == 1
+    assert scene.status() == "running"
+
+
+def test_a_new_revision_resets_the_back_off():
+    """A component that waits for its next restart is tried at once, though only another one was corrected."""
+    scene = Scene()
+    scene.submit(linear())
+    scene.settle()
+    host = scene.world.hosts["h1"]
+    scene.world.crash(scene.program("orders.numbers.0"))
+    scene.world.run_agents()
+    assert scene.instance("orders.numbers.0").phase == "restarting"
+    host.agent_up = False
+    scene.story()
+    scene.submit(linear(config={"fixed": True}))
+    scene.plan()
+    assert scene.story()[1:3] == [
+        "orders.numbers.0 assigned to h1: tried again at once with revision 2",
+        "orders.double.0 assigned to h1: changed in revision 2",
+    ]
+
+
+def test_new_work_upstream_wakes_those_who_had_completed():
+    """Whoever completed because its inputs had is assigned again when an input is given work again, and so on downstream."""
+    scene = Scene(finite=True)
+    slow = component("slow")
+    scene.submit(
+        pipeline("orders", [component("numbers"), slow], [component("double", "numbers")], [component("store", "double", "slow")])
+    )
+    scene.settle(end=False)
+    scene.world.step(scene.program("orders.numbers.0"))
+    scene.world.step(scene.program("orders.double.0"))
+    assert scene.instance("orders.double.0").completed
+    scene.story()
+    scene.scale("orders", "numbers", 2)
+    scene.plan()
+    assert scene.story()[:3] == [
+        "orders scaled numbers to 2",
+        "orders.numbers.1 assigned to h1",
+        "orders.double.0 assigned to h1: numbers has work again",
+    ]
+    scene.settle()
+    assert scene.status() == "completed"

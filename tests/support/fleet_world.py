@@ -103,9 +103,10 @@ class World:
         """Each program that can reach the registry does the next thing that it has to do."""
         for host, program in self.programs():
             if host.connected:
-                self._run(program, end=end)
+                self.step(program, end=end)
 
-    def _run(self, program: Program, *, end: bool) -> None:
+    def step(self, program: Program, *, end: bool = True) -> None:
+        """The program does the next thing that it has to do: register, complete, exit."""
         truth = self.ledger.fleet.instances[program.instance]
         if program.incarnation < truth.incarnation:  # the registry says: superseded
             program.alive, program.code = False, 75

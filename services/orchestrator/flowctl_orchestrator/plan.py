@@ -186,17 +186,13 @@ class _Sketch:
         return self._draft(Aggregate.of_instance(instance.id), event, cause)
 
     def _busy(self, targets: Sequence["_Target"]) -> frozenset[str]:
-        """Which components have work: an instance that has not completed or is to be assigned anew, here or upstream."""
+        """Which components have work: an instance that has not completed or is to be assigned anew for its own sake."""
         none = frozenset[str]()
-        busy = {
+        return frozenset(
             target.component.id
             for target in targets
             if not target.instance.completed or self._why_assign(target, none) is not None
-        }
-        for name in self._graph.order:
-            if any(upstream in busy for upstream in self._graph.nodes[name].upstreams):
-                busy.add(name)
-        return frozenset(busy)
+        )
 
     # --- the lifecycle -----------------------------------------------------------------------------------------------------
 
