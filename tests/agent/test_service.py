@@ -1,23 +1,24 @@
-"""The whole agent with real programs, on the in-memory journal and on a real one: assigned, started, restarted, failed, stopped."""
+"""The whole agent with real programs, on the in-memory journal and on a real one."""
 
 import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from support.agent_world import HOST, WORKER, AgentWorld, agent
-from support.agents import SLEEP, alive, processes_of, script
-from support.nats import nats_store
-from support.polling import eventually
 
 from flowctl.errors import RefusedError
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentExited, ComponentFailed, ComponentStarted, HostJoined, HostLost
 from flowctl.journal.log import Draft, HostBeat, LogLine, Store
 from flowctl.journal.memory import MemoryStore
+from support.agent_world import HOST, WORKER, AgentWorld, agent
+from support.agents import SLEEP, alive, processes_of, script
+from support.nats import nats_store
+from support.polling import eventually
 
 QUICK = {"policy": "on_failure", "max_attempts": 3, "backoff": {"initial_s": 0.02, "max_s": 0.1}}
 
@@ -87,7 +88,7 @@ async def test_a_spent_policy_fails_the_assignment(world: AgentWorld):
     ],
 )
 async def test_what_cannot_succeed_is_not_tried_again(
-    world: AgentWorld, command: list[str], fields: dict[str, object], words: list[str]
+    world: AgentWorld, command: list[str], fields: dict[str, Any], words: list[str]
 ):
     """A program that is not there, a configuration that is refused, a reference that cannot be resolved: failed at once."""
     await world.assign(command, **fields)
@@ -161,8 +162,7 @@ async def test_a_restarted_agent_adopts_and_starts_nothing_twice(store: Store, s
 async def test_an_exit_while_no_agent_ran_is_told_once(store: Store, state_dir: Path):
     """The next agent reports the exact end, and the one after it does not repeat it."""
     async with agent(store, state_dir, kill=False) as first:
-        await first.assign(script("import os, time\nwhile os.path.exists(os.environ['GO']): time.sleep(0.01)\nraise SystemExit(5)"),
-                           env={"GO": str(state_dir)}, restart={"policy": "never"})  # fmt: skip
+        await first.assign(SLEEP, restart={"policy": "never"})
         handle = int((await first.until_started()).handle)
     os.kill(handle, signal.SIGUSR2)
     await eventually(lambda: not processes_of(state_dir), "the end")

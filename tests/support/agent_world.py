@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from support.polling import eventually
 
 from flowctl.fleet import Instance
 from flowctl.ids import InstanceId
@@ -30,6 +29,7 @@ from flowctl.settings import AgentSettings
 from flowctl.spec.model import Component
 from flowctl_agent.drivers.process import ProcessDriver
 from flowctl_agent.service import AgentService
+from support.polling import eventually
 
 WORKER = InstanceId("orders", "worker", 0)
 HOST = "here"

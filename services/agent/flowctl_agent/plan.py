@@ -4,8 +4,8 @@ Every action is idempotent: what was done is seen in the fleet or in the runs, a
 starts, and whatever waits says for what. The decisions that go into the journal are made here too, on the newest fold.
 """
 
+import hashlib
 import signal
-import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -318,7 +318,8 @@ def _nominal_delay_s(backoff: Backoff, attempt: int) -> float:
 
 def _spread(seed: int, key: RunKey) -> float:
     """A number in [0, 1) that differs from run to run."""
-    return zlib.crc32(f"{seed}/{key}".encode()) / 2**32
+    digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48
 
 
 def _exited(host: str, run: Run, detail: str, *, expected: bool = False, restart_in_s: float | None = None) -> ComponentExited:
