@@ -2,7 +2,7 @@
 
 Configuration::
 
-    command: [awk, '{ print toupper($0); fflush() }']   # program and arguments; no shell
+    command: [sed, -u, 's/colour/color/g']      # program and arguments; no shell
     format: lines           # json | lines
     env: {LC_ALL: C}        # added to the component's environment
     timeout_s: 60           # for the answers to one batch of events
@@ -13,9 +13,9 @@ event. Payloads with line breaks cannot be put so.
 ``json``, the default: a line in is ``{"id", "time", "type", "metadata", "payload"}``; the answer is ``{"payload": …}``, with
 ``type`` and ``metadata`` if they change; or a list of such objects; or ``null`` to drop the event.
 
-The program must answer every line with one line, in order, and flush what it prints. Many lines are written before the first
-answer is awaited, so a program may read ahead, and neither side can block the other. What it prints on standard error goes
-to the log.
+The program must answer every line with one line, in order, and keep back neither what it reads nor what it prints:
+``sed -u``, ``mawk -W interactive``, a flush after each line. Lines are written ahead of the answers, so neither side can block the other. What it
+prints on standard error goes to the log.
 
 Guarantee: order is kept. The program is started once: its end before the component's is the component's failure, with its
 exit code and its last words, and the component's ``restart`` rule says what follows. Its standard input is closed when the

@@ -56,7 +56,7 @@ def flowctl(*arguments: str, check: bool = True, capture: bool = False, timeout_
     Raises:
         DemoError: if it fails and ``check`` is set.
     """
-    environ = {**os.environ, "FLOWCTL_STATE_DIR": str(STATE)}
+    environ = {"FLOWCTL_REGISTRY_LISTEN": "127.0.0.1:0", **os.environ, "FLOWCTL_STATE_DIR": str(STATE)}
     environ.pop("FLOWCTL_NATS_URL", None)
     # `command: [python, …]` in the pipeline means the interpreter that has flowctl.
     environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
@@ -117,9 +117,8 @@ def costliest(strikes: list[dict[str, Any]]) -> None:
     """A few lines of the result."""
     show("\nThe five most expensive encounters:")
     for strike in sorted(strikes, key=lambda strike: -strike["dollars"])[:5]:
-        show(
-            f"  {strike['date']}  {strike['dollars']:>12,} $  {strike['species']:<24} {strike['aircraft']:<14} {strike['airport']}"
-        )
+        price = f"{strike['dollars']:,} $"
+        show(f"  {strike['date']}  {price:>12}  {strike['species']:<20} {strike['aircraft']:<11} {strike['airport']}")
 
 
 def tell(rows: int, strikes: list[dict[str, Any]], took_s: float) -> None:
