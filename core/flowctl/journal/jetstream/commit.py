@@ -22,7 +22,7 @@ from flowctl.errors import ConflictError, JournalError, JournalMisconfiguredErro
 from flowctl.journal import codec, subjects
 from flowctl.journal.chain import Link
 from flowctl.journal.events import Aggregate
-from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
+from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, parse_header_lines, reply_data
 from flowctl.journal.log import Head
 
 MAX_GROUP_ENTRIES: Final = 500
@@ -321,9 +321,4 @@ def _in_time(group: list[Append], now: float, reason: JournalError) -> list[Appe
 
 def parse_headers(raw: bytes) -> dict[str, str]:
     """A NATS header block (``NATS/1.0``, then ``Name: value`` lines), read as nats-py reads it."""
-    headers: dict[str, str] = {}
-    for line in raw.split(b"\r\n")[1:]:
-        name, colon, value = line.partition(b":")
-        if colon:
-            headers[name.strip().decode("ascii", "replace")] = value.strip().decode("utf-8", "replace")
-    return headers
+    return parse_header_lines(raw.partition(b"\r\n")[2])

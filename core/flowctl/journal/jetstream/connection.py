@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import uuid
@@ -22,6 +23,9 @@ RECONNECT_WAIT_S: Final = 0.1
 MAX_REOPEN_WAIT_S: Final = 5.0
 
 NO_RESPONDERS: Final = "503"
+
+_NO_ADDRESS: Final = ("connect url", "mixing of")
+_SPACE: Final = " \t\r\n\x0b\x0c"
 
 T = TypeVar("T")
 
@@ -45,8 +49,29 @@ class _ErrorReply(msgspec.Struct):
     error: _ErrorBody | None = None
 
 
+@functools.lru_cache(maxsize=1024)
+def _is_header_name(name: str) -> bool:
+    return name.isascii() and not any(character.isspace() for character in name)
+
+
+def parse_header_lines(raw: bytes) -> dict[str, str]:
+    """The headers of a block of ``Name: value`` lines, exactly as nats-py reads them."""
+    headers: dict[str, str] = {}
+    for line in raw.decode("utf-8", "replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        name = name.strip(_SPACE)
+        if colon and _is_header_name(name):
+            headers[name] = value.strip(_SPACE)
+    return headers
+
+
 class _Client(Client):
-    """nats-py closes for ever on most errors that a server reports (too many connections, a reload); this one does not."""
+    """nats-py closes for ever on most errors that a server reports (too many connections, a reload); this one does not.
+
+    It also spends two thirds of a replay on looking for spaces in header names; this one looks once at each name.
+    """
+
+    _parse_header_lines = staticmethod(parse_header_lines)
 
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg:
@@ -236,13 +261,13 @@ class Connection:
         while True:
             try:
                 return await self._dial_once(deadline - loop.time())
-            except OSError as error:  # a refusal may look like a reset, when it comes too early
-                self._last_error = self._last_error or str(error)
-                if loop.time() + RECONNECT_WAIT_S > deadline:
+            except (nats_errors.Error, OSError, ValueError) as error:
+                if isinstance(error, ValueError) or any(words in str(error) for words in _NO_ADDRESS):
+                    raise InvalidSettingError(f"{self.shown!r} cannot be a NATS server's address: {error}") from error
+                # A refusal may look like a reset, when it comes too early: ask again.
+                if self._refused.is_set() or loop.time() + RECONNECT_WAIT_S > deadline:
                     raise self.unavailable() from error
                 await asyncio.sleep(RECONNECT_WAIT_S)
-            except (nats_errors.Error, ValueError) as error:
-                raise InvalidSettingError(f"{self.shown!r} cannot be used as the address of a NATS server: {error}") from error
 
     async def _dial_once(self, timeout_s: float) -> Any:  # noqa: ANN401  # as above
         client: Any = _Client()
@@ -254,7 +279,7 @@ class Connection:
                 disconnected_cb=self._on_disconnected,
                 reconnected_cb=self._on_reconnected,
                 closed_cb=self._on_closed,
-                allow_reconnect=True,
+                allow_reconnect=False,  # for now: a client that failed once is not used again
                 connect_timeout=max(1, int(self.connect_timeout_s)),
                 reconnect_time_wait=RECONNECT_WAIT_S,
                 max_reconnect_attempts=-1,
@@ -268,6 +293,7 @@ class Connection:
             if connecting not in done:
                 raise self.unavailable()
             connecting.result()
+            client.options["allow_reconnect"] = True
             await client.subscribe(f"{self.inbox}.*", cb=self._on_reply)
         except BaseException:
             connecting.cancel()
@@ -285,7 +311,8 @@ class Connection:
             future.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
+        if not self._refused.is_set():  # what follows a refusal says less than it
+            self._last_error = str(error) or type(error).__name__
         if "authorization" in self._last_error.lower():
             self._refused.set()
         _log.debug("nats: %s", self._last_error)
@@ -305,6 +332,7 @@ class Connection:
                 future.exception()  # not every caller still waits
 
     async def _on_reconnected(self) -> None:
+        self._refused.clear()
         self._start(self._readmit())
 
     async def _on_closed(self) -> None:
