@@ -112,7 +112,7 @@ def test_what_is_inherited(env: dict[str, str]):
 def test_secrets_are_in_config_and_env_only(tmp_path: Path):
     """References are filled in where they may stand; the command line has them as they were written, or not at all."""
     (tmp_path / "token").write_text("file-secret\n")
-    fields = {
+    fields: dict[str, Any] = {
         "command": ["run"],
         "args": ["--verbose"],
         "config": {"deep": [{"password": "${env:PASSWORD}"}], "token": "${file:token}"},

@@ -1,23 +1,38 @@
 """The whole agent with real programs, on the in-memory journal and on a real one."""
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import AsyncGenerator
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from flowctl.errors import RefusedError
+from flowctl.errors import JournalUnavailableError, RefusedError
 from flowctl.ids import InstanceId
-from flowctl.journal.events import Aggregate, ComponentExited, ComponentFailed, ComponentStarted, HostJoined, HostLost
-from flowctl.journal.log import Draft, HostBeat, LogLine, Store
+from flowctl.journal.events import (
+    Aggregate,
+    ComponentAssigned,
+    ComponentExited,
+    ComponentFailed,
+    ComponentStarted,
+    ComponentStarting,
+    ComponentUnassigned,
+    HostJoined,
+    HostLost,
+)
+from flowctl.journal.log import Draft, Entry, HostBeat, LogLine, Store
 from flowctl.journal.memory import MemoryStore
+from flowctl.projection import Projection
+from flowctl.spec.model import Component
 from support.agent_world import HOST, WORKER, AgentWorld, agent
 from support.agents import SLEEP, alive, processes_of, script
-from support.nats import nats_store
+from support.nats import connect, nats_server, nats_store
 from support.polling import eventually
 
 QUICK = {"policy": "on_failure", "max_attempts": 3, "backoff": {"initial_s": 0.02, "max_s": 0.1}}
@@ -289,3 +304,73 @@ async def test_while_the_journal_is_away_programs_go_on_and_exits_wait(state_dir
         assert world.count(ComponentExited)() == 1
         assert len(world.told(ComponentStarted, other)) == 1
         await eventually(lambda: world.service.readiness() is None, "readiness")
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_claim_without_an_answer(state_dir: Path, monkeypatch: pytest.MonkeyPatch, written: bool):
+    """Whether or not the claim was written: started once, under one number, no restart counted."""
+    store = MemoryStore()
+    append, failures = store.journal.append, iter([True])
+
+    async def unanswered(drafts: Sequence[Draft], **rest: Any) -> list[Entry]:
+        if isinstance(drafts[0].event, ComponentStarting) and next(failures, False):
+            if written:
+                await append(drafts, **rest)
+            raise JournalUnavailableError("no answer")
+        return await append(drafts, **rest)
+
+    monkeypatch.setattr(store.journal, "append", unanswered)
+    async with agent(store, state_dir) as world:
+        await world.assign(SLEEP)
+        await world.until_started()
+        assert world.starts() == [1]
+        assert world.count(ComponentExited)() == 0
+
+
+async def test_an_agent_process_killed_with_9_is_followed_by_another(state_dir: Path):
+    """The real program, twice, on a real journal: the second has what the first started, and ends cleanly on SIGTERM."""
+    async with nats_server() as server, contextlib.AsyncExitStack() as stack:
+        store = await connect(server)
+        stack.push_async_callback(store.close)
+        projection = Projection(store.journal)
+        following = await projection.start()
+        stack.callback(following.cancel)
+        environment = {
+            **os.environ,
+            "FLOWCTL_NATS_URL": server.url,
+            "FLOWCTL_NATS_MONITOR_URL": server.monitor_url,
+            "FLOWCTL_STATE_DIR": str(state_dir),
+            "FLOWCTL_NAME": HOST,
+        }
+
+        def start_agent() -> subprocess.Popen[bytes]:
+            process = subprocess.Popen([sys.executable, "-m", "flowctl_agent"], env=environment)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        def agents() -> set[str]:
+            host = projection.fleet.hosts.get(HOST)
+            return {host.joined.agent} if host is not None and host.status == "up" else set()
+
+        first = start_agent()
+        await eventually(lambda: bool(agents()), "the first agent")
+        known = agents()
+        component = Component(id="worker", command=SLEEP)
+        event = ComponentAssigned(host=HOST, kind="source", driver="process", revision=1, component=component)
+        await projection.decide(lambda _: [Draft(Aggregate.of_instance(WORKER), event)], actor="test")
+        await eventually(lambda: projection.fleet.instances[WORKER].handle != "", "the start")
+        handle = projection.fleet.instances[WORKER].handle
+        first.kill()
+        first.wait()
+        second = start_agent()
+        await eventually(lambda: bool(agents() - known), "the second agent")
+        assert alive(int(handle))
+        await projection.decide(lambda _: [Draft(Aggregate.of_instance(WORKER), ComponentUnassigned())], actor="test")
+        await eventually(lambda: projection.fleet.instances[WORKER].phase == "stopped", "the stop")
+        assert projection.fleet.instances[WORKER].incarnation == 1
+        assert not alive(int(handle))
+        second.terminate()
+        await eventually(lambda: second.poll() is not None, "the end of the agent")
+        assert second.returncode == 0
+        await eventually(lambda: projection.fleet.hosts[HOST].status == "left", "the host to leave")

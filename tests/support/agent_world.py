@@ -126,8 +126,8 @@ async def agent(store: Store, state_dir: Path, *, kill: bool = True, **values: A
     )
     service = AgentService(ServiceContext(store=store, projection=projection), chosen, driver=driver)
     world = AgentWorld(store, projection, service, driver)
-    await service.start()
     try:
+        await service.start()
         yield world
     finally:
         await service.stop()
