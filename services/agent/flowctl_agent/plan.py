@@ -23,8 +23,14 @@ from flowctl_agent.drivers import Run, RunKey
 EXIT_BAD_CONFIG: Final = 2
 JITTER: Final = 0.2
 """A delay is at most this part shorter or longer, so that what crashed together does not start together."""
-STABLE_S: Final = 10.0
+STABLEREASON_LINES: Final = 3
+"""So many of a program's last words are in the reason of a failure; the exit itself has them all."""
+
+_S: Final = 10.0
 """Whoever ran this long begins the back-off anew."""
+
+REASON_LINES: Final = 3
+"""So many of a program's last words are in the reason of a failure; the exit itself has them all."""
 
 _S: Final = 1_000_000_000
 
@@ -255,7 +261,8 @@ def exit_of(fleet: Fleet, host: str, run: Run, now_ns: int, seed: int) -> Decisi
     if reason is None:
         delay_s = restart_delay_s(assignment.component.restart.backoff, instance.restart_times_ns, now_ns, _spread(seed, run.key))
         return [Draft(aggregate, _exited(host, run, detail, restart_in_s=round(delay_s, 3)))]
-    words = f": {detail}" if detail else ""
+    told = [line.strip() for line in detail.splitlines() if line.strip()][-REASON_LINES:]
+    words = f": {' | '.join(told)}" if told else ""
     failed = ComponentFailed(
         host=host, assignment=assignment.seq, reason=f"{reason}{words}", restarts=len(instance.restart_times_ns)
     )

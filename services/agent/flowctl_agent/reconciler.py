@@ -165,6 +165,9 @@ class Reconciler:
 
     def _later(self, instance: InstanceId, seconds: float, reason: str) -> None:
         self.waiting[instance] = reason
+        earlier = self._timers.pop(instance, None)
+        if earlier is not None:
+            earlier.cancel()
         if not self._stopped:
             self._timers[instance] = asyncio.create_task(self._wake_after(instance, seconds), name=f"agent-timer-{instance}")
 
