@@ -43,7 +43,7 @@ def prepared(
 
 def test_the_whole_environment():
     """Every variable that the SDK's documentation promises, and none besides."""
-    launch = prepared(assignment(command=["run"], stop_timeout_s=12.5, env={"MODE": "fast"}), env={"HOME": "/home/me"})
+    launch = prepared(assignment(command=["run"], stop_timeout_s=12.5, env={"MODE": "fast"}), env={"HOME": "/users/me"})
     on_error = json.loads(launch.env.pop("FLOWCTL_ON_ERROR"))
     assert on_error == {
         "action": "fail",
@@ -51,7 +51,7 @@ def test_the_whole_environment():
         "backoff": {"initial_s": 0.1, "max_s": 30.0, "multiplier": 2.0},
     }
     assert launch.env == {
-        "HOME": "/home/me",
+        "HOME": "/users/me",
         "MODE": "fast",
         "PYTHONUNBUFFERED": "1",
         "FLOWCTL_ENDPOINT": "127.0.0.1:8080,10.0.0.1:8080",

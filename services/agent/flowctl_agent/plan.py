@@ -23,12 +23,8 @@ from flowctl_agent.drivers import Run, RunKey
 EXIT_BAD_CONFIG: Final = 2
 JITTER: Final = 0.2
 """A delay is at most this part shorter or longer, so that what crashed together does not start together."""
-STABLEREASON_LINES: Final = 3
-"""So many of a program's last words are in the reason of a failure; the exit itself has them all."""
-
-_S: Final = 10.0
+STABLE_S: Final = 10.0
 """Whoever ran this long begins the back-off anew."""
-
 REASON_LINES: Final = 3
 """So many of a program's last words are in the reason of a failure; the exit itself has them all."""
 
