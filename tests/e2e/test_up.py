@@ -62,7 +62,7 @@ def test_every_shape_delivers_everything(flowctl: Flowctl, tmp_path: Path, shape
     out = tmp_path / "out.jsonl"
     text = pipeline(
         "shape",
-        sources=[component(each, "numbers", config={"count": 500}) for each in sources],
+        sources=[component(each, "count", config={"count": 500}) for each in sources],
         processors=[component(each, "double", *inputs) for each, inputs in processors.items()],
         sinks=[component(each, "keep", *inputs, config={"path": str(out)}) for each, inputs in sinks.items()],
     )
@@ -75,7 +75,7 @@ def test_fan_out_gives_every_sink_everything(flowctl: Flowctl, tmp_path: Path):
     outs = {f"keep{n}": tmp_path / f"out{n}.jsonl" for n in range(3)}
     text = pipeline(
         "fan",
-        sources=[component("a", "numbers", config={"count": 500})],
+        sources=[component("a", "count", config={"count": 500})],
         sinks=[component(each, "keep", "a", config={"path": str(path)}) for each, path in outs.items()],
     )
     flowctl.run("up", str(flowctl.write("pipeline.yaml", text)))
@@ -88,7 +88,7 @@ def test_replicas_share_the_work_by_key(flowctl: Flowctl, tmp_path: Path):
     out = tmp_path / "out.jsonl"
     text = pipeline(
         "keyed",
-        sources=[component("a", "numbers", config={"count": 2000})],
+        sources=[component("a", "count", config={"count": 2000})],
         processors=[component("p", "double", "a", replicas=4, partition_by="payload.n")],
         sinks=[component("keep", "keep", "p", config={"path": str(out)})],
     )

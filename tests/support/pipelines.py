@@ -36,7 +36,7 @@ def linear(name: str, out: Path, *, count: int, rate: float = 0, **relay: Any) -
     """numbers → double → keep."""
     return pipeline(
         name,
-        sources=[component("numbers", "numbers", config={"count": count, "rate": rate})],
+        sources=[component("numbers", "count", config={"count": count, "rate": rate})],
         processors=[component("double", "double", "numbers", **relay)],
         sinks=[component("keep", "keep", "double", config={"path": str(out)})],
     )
