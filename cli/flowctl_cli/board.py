@@ -1,5 +1,6 @@
 """Pipelines and instances as tables: what the orchestrator knows joined with what the last heartbeats say. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from flowctl.api import HostView, InstanceView, LiveAnswer, LiveView, PipelineVi
 from flowctl_cli.terminal import Cell, Row, age, columns, quantity, state
 
 ENDED: Final = frozenset({"completed", "stopped", "failed"})
+_SPAN: Final = re.compile(r" \([0-9.]+ s since [^)]*\)| in [0-9.]+ s\b")
 QUIET: Final = frozenset({"completed", "stopped"})
 TROUBLED: Final = frozenset({"degraded", "failed", "stopped", "unknown"})
 LIVE_PHASES: Final = frozenset({"running", "starting", "started", "stopping", "replacing"})
@@ -175,5 +177,5 @@ def _words(instance: InstanceView) -> str:
 
 
 def _steady(words: str) -> str:
-    """The words without the part that counts time, which changes at every look."""
-    return words.partition(" (")[0] if " s since" in words else words
+    """The words without the spans of time, which change at every look."""
+    return _SPAN.sub("", words)

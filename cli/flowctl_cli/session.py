@@ -33,24 +33,24 @@ class LogLevel(StrEnum):
 NatsOption = Annotated[
     str | None,
     typer.Option(
-        "--nats", metavar="URL", help="NATS server(s) of the control plane; without it, the one of the state directory.",
-        envvar="FLOWCTL_NATS_URL", show_envvar=True,
+        "--nats",
+        metavar="URL",
+        help="NATS server(s) of the control plane; without it, the one of the state directory (env: FLOWCTL_NATS_URL).",
     ),
-]  # fmt: skip
+]
 StateDirOption = Annotated[
     Path | None,
-    typer.Option(
-        "--state-dir", metavar="DIR", help="Where flowctl keeps its state on this host.", envvar="FLOWCTL_STATE_DIR",
-        show_envvar=True,
-    ),
-]  # fmt: skip
+    typer.Option("--state-dir", metavar="DIR", help="Where flowctl keeps its state on this host (env: FLOWCTL_STATE_DIR)."),
+]
 LogLevelOption = Annotated[
     LogLevel | None,
     typer.Option(
-        "--log-level", help="How much is logged, here and by what this command starts.", envvar="FLOWCTL_LOG_LEVEL",
-        show_envvar=True, case_sensitive=False,
+        "--log-level",
+        help="How much is logged, here and by what this command starts (env: FLOWCTL_LOG_LEVEL).",
+        case_sensitive=False,
     ),
-]  # fmt: skip
+]
+# The environment is read by ``Session``: Typer would let it override an option that stands before the command.
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.05, max=86_400, help="How long to wait for an answer.")
 ]
@@ -60,9 +60,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class Session(msgspec.Struct, kw_only=True):
     """The options that every command takes. ``nats`` is empty for the state directory's own server."""
 
-    nats: str = ""
+    nats: str = msgspec.field(default_factory=lambda: os.environ.get("FLOWCTL_NATS_URL", ""))
     state_dir: Path = msgspec.field(default_factory=default_state_dir)
-    log_level: str = ""
+    log_level: str = msgspec.field(default_factory=lambda: os.environ.get("FLOWCTL_LOG_LEVEL", "").lower())
 
     @property
     def debug(self) -> bool:
@@ -91,6 +91,8 @@ def merge(ctx: typer.Context, *, nats: str | None, state_dir: Path | None, log_l
         session.state_dir = state_dir.expanduser().absolute()
     if log_level is not None:
         session.log_level = log_level.value
+    if session.log_level and session.log_level not in set(LogLevel):
+        raise InvalidSettingError(f"FLOWCTL_LOG_LEVEL is {session.log_level[:40]!r}", hint=f"it can be {', '.join(LogLevel)}")
     if session.state_dir.exists() and not session.state_dir.is_dir():
         raise InvalidSettingError(f"the state directory {session.state_dir} is not a directory", hint="set --state-dir")
     return session
