@@ -230,6 +230,9 @@ class Reconciler:
             self._claims.pop(action.instance, None)
             await self._fail(plan.Fail(action.instance, action.assignment, f"it cannot be started on host {self._host}: {error}"))
             return
+        if pipeline is not None:
+            # A sink that knows the run can tell an event that comes again from the same event of another run.
+            launch = msgspec.structs.replace(launch, env={**launch.env, "FLOWCTL_RUN": str(pipeline.run_seq)})
         spawn = asyncio.create_task(self._claim_and_spawn(action, launch), name=f"agent-spawn-{action.instance}")
         self._spawns.add(spawn)
         spawn.add_done_callback(self._spawned)
