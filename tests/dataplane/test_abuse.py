@@ -1,13 +1,14 @@
 """Peers that break the protocol: their stream ends with a status that names the fault, and nobody else notices."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
+
 from flowctl.data.v1.data_pb2 import Ack, Credit, FromDownstream, FromUpstream, Hello, Peer
 from flowctl.ids import InstanceId
 from flowctl_sdk.acks import AckLog
@@ -56,7 +57,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @asynccontextmanager
-async def call(address: str) -> AsyncIterator[Any]:
+async def call(address: str) -> AsyncGenerator[Any]:
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         stream = cast("Any", channel).stream_stream(METHOD)()
         yield stream
@@ -127,10 +128,22 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 @pytest.mark.parametrize(
     ("message", "code", "detail"),
     [
-        (hello(upstream=Peer(pipeline="test", component="letters", index=0)), REFUSED, "this is test.numbers.0, not test.letters.0"),
-        (hello(upstream=Peer(pipeline="test", component="numbers", index=1)), REFUSED, "this is test.numbers.0, not test.numbers.1"),
+        (
+            hello(upstream=Peer(pipeline="test", component="letters", index=0)),
+            REFUSED,
+            "this is test.numbers.0, not test.letters.0",
+        ),
+        (
+            hello(upstream=Peer(pipeline="test", component="numbers", index=1)),
+            REFUSED,
+            "this is test.numbers.0, not test.numbers.1",
+        ),
         (hello(upstream=Peer(pipeline="prod", component="numbers", index=0)), REFUSED, "not prod.numbers.0"),
-        (hello(upstream=Peer(pipeline="test", component="numbers", incarnation=4)), REFUSED, "incarnation 5 of test.numbers.0, not 4"),
+        (
+            hello(upstream=Peer(pipeline="test", component="numbers", incarnation=4)),
+            REFUSED,
+            "incarnation 5 of test.numbers.0, not 4",
+        ),
         (hello(downstream=Peer(pipeline="prod", component="store", incarnation=1)), REFUSED, "'prod' is another pipeline"),
         (hello(protocol=2), REFUSED, "protocol 2 is not spoken here"),
         (hello(events=0), INVALID, "at least 1 event"),

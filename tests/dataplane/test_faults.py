@@ -3,11 +3,13 @@
 import json
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 
 import psutil
 import pytest
+
 from support.registry_fake import FakeRegistry, Node
 from support.stream_fleet import Fleet, Stage, eventually
 
@@ -37,7 +39,7 @@ def nothing_lost(stage: Stage, fleet: Fleet, count: int = COUNT) -> None:
 
 @pytest.mark.parametrize("victim", ["numbers", "same", "store"])
 def test_kill_nine(stage: Stage, victim: str):
-    """kill -9 of a source, processor or sink, twice, and a start at the next incarnation: every event arrives; ids are the same."""
+    """kill -9 of a source, processor or sink, twice, and a start at the next incarnation: every event arrives."""
     fleet = line(stage)
     program = {"numbers": ("numbers", PACED), "same": ("same", None), "store": ("store", stage.out("out"))}[victim]
     for mark in (3_000, 8_000):

@@ -61,9 +61,7 @@ def test_fan_out_fan_in_and_filter(stage: Stage):
 
 def test_two_sources(stage: Stage):
     """Events of two sources keep their own ids and orders through one processor."""
-    fleet = stage(
-        a=Node("source"), b=Node("source", (), 2), same=Node("processor", ("a", "b")), store=Node("sink", ("same",))
-    )
+    fleet = stage(a=Node("source"), b=Node("source", (), 2), same=Node("processor", ("a", "b")), store=Node("sink", ("same",)))
     fleet.start("numbers", "a", config={"count": 2_000})
     fleet.start("numbers", "b", 0, config={"count": 1_000})
     fleet.start("numbers", "b", 1, config={"count": 500})

@@ -153,7 +153,7 @@ def test_a_killed_up_leaves_a_pipeline_that_can_be_ended(flowctl: Flowctl, tmp_p
     until(lambda: not flowctl.processes(), "the end of the server", timeout_s=30)
 
 
-NATS_ALONE = Path(__file__).parent.parent / "support" / "nats_alone.py"
+NATS_ALONE = Path(__file__).parent.parent / "support" / "programs" / "nats_alone.py"
 SERVICES = ("registry", "health", "orchestrator", "agent")
 
 

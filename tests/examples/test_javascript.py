@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.flowctl import Flowctl, until
 
 ROOT = Path(__file__).parents[2]

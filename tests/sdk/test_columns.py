@@ -1,13 +1,14 @@
 """Batches: what goes into columns comes out again, through the wire and any cutting and joining."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowctl.data.v1.data_pb2 import Batch, EventMetadata, FromUpstream
 from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.event import Event
 from flowctl_sdk.faults import ProtocolError
 from flowctl_sdk.wire import batch_frame
-from hypothesis import given
-from hypothesis import strategies as st
 
 names = st.sampled_from(["", "a", "b", "größe"])
 events = st.builds(

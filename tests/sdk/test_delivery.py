@@ -4,14 +4,15 @@ import random
 from collections import defaultdict
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowctl_sdk.acks import AckLog
 from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.credit import OUTBOX_EVENTS, Allowance, Window
 from flowctl_sdk.faults import ProtocolError
 from flowctl_sdk.outbox import Outbox
 from flowctl_sdk.routing import GroupSpec, Router
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def batch(first: int, count: int) -> Columns:

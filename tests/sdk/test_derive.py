@@ -1,11 +1,12 @@
 """What a processor returned becomes events: identity, order, inheritance."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.derive import UnderivedError, derive, derive_batch
 from flowctl_sdk.event import Event, encode
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def inputs(count: int) -> Columns:
