@@ -14,8 +14,8 @@ event. Payloads with line breaks cannot be put so.
 ``type`` and ``metadata`` if they change; or a list of such objects; or ``null`` to drop the event.
 
 The program must answer every line with one line, in order, and keep back neither what it reads nor what it prints:
-``sed -u``, ``mawk -W interactive``, a flush after each line. Lines are written ahead of the answers, so neither side can block the other. What it
-prints on standard error goes to the log.
+``sed -u``, ``mawk -W interactive``, a flush after each line. Lines are written ahead of the answers, so neither side can
+block the other. What it prints on standard error goes to the log.
 
 Guarantee: order is kept. The program is started once: its end before the component's is the component's failure, with its
 exit code and its last words, and the component's ``restart`` rule says what follows. Its standard input is closed when the

@@ -28,8 +28,13 @@ class Program:
         self._process = process
         self._stdin, self._stdout, self._stderr = pipes
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._rest = b""
+        self._answered: list[bytes] = []
+        self._unasked = b""
+        self._wanted = 0
+        self._ended = False
+        self._complete = asyncio.Event()
         self._listener = asyncio.create_task(self._listen())
+        self._reader = asyncio.create_task(self._read())
 
     @staticmethod
     async def start(command: Sequence[str], env: Mapping[str, str], log: logging.Logger) -> "Program":
@@ -74,8 +79,9 @@ class Program:
             self._log.warning("%s does not end when its input does; killing it", self.name)
             self._process.kill()
             await self._process.wait()
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+        for task in (self._listener, self._reader):
+            task.cancel()
+        await asyncio.gather(self._listener, self._reader, return_exceptions=True)
 
     async def _write(self, text: bytes) -> None:
         try:
@@ -86,20 +92,33 @@ class Program:
             return
 
     async def _answers(self, count: int) -> list[bytes]:
-        pieces = [self._rest]
-        missing = count - self._rest.count(b"\n")
-        while missing > 0:
-            piece = await self._stdout.read(_READ_BYTES)
-            if not piece:
-                raise await self._death()
-            pieces.append(piece)
-            missing -= piece.count(b"\n")
-        *lines, self._rest = b"".join(pieces).split(b"\n", count)
-        if self._rest:
-            raise ComponentError(
-                f"{self.name!r} printed more than one line for an event; beyond the answers: {self._rest[:120]!r}"
-            )
+        if self._unasked:
+            raise ComponentError(f"{self.name!r} printed what nobody asked for: {self._unasked!r}")
+        self._wanted = count
+        self._complete.clear()
+        if not self._ended:
+            await self._complete.wait()
+        self._wanted = 0
+        answers, self._answered = b"".join(self._answered), []
+        if answers.count(b"\n") < count:
+            raise await self._death()
+        *lines, rest = answers.split(b"\n", count)
+        if rest:
+            raise ComponentError(f"{self.name!r} printed more lines than events; beyond the answers: {rest[:120]!r}")
         return lines
+
+    async def _read(self) -> None:
+        """Gather what the program prints. What it prints between two questions is only noticed: it would grow without bound."""
+        while piece := await self._stdout.read(_READ_BYTES):
+            if self._wanted > 0:
+                self._answered.append(piece)
+                self._wanted = max(0, self._wanted - piece.count(b"\n"))
+                if self._wanted == 0:
+                    self._complete.set()
+            else:
+                self._unasked = self._unasked or piece[:120]
+        self._ended = True
+        self._complete.set()
 
     async def _death(self) -> ComponentError:
         """The error for a program that closed its output too early."""

@@ -48,9 +48,10 @@ class Lines:
         """
         lines = (self._rest + piece).split(b"\n")
         self._rest = lines.pop()
+        entries = self._entries(lines)
         if len(self._rest) > self._limit_bytes:
             raise RecordError(self.offset, f"a line is longer than {self._limit_bytes} bytes")
-        return self._entries(lines)
+        return entries
 
     def finish(self) -> list[Entry]:
         """The last record, if the file does not end with a line break."""

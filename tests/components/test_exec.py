@@ -1,0 +1,98 @@
+"""exec: any program as a processor, with its answers in order, and its death told with its last words."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowctl.errors import InvalidSettingError
+from flowctl_components.exec import Exec
+from flowctl_sdk import Event
+from flowctl_sdk.faults import EventFailedError
+from flowctl_sdk.testing import process
+
+LOOP = "import json, sys\nfor line in sys.stdin:\n    event = json.loads(line)\n    n = event['payload']\n"
+PRINT = "    print(json.dumps(answer), flush=True)\n"
+
+
+def program(body: str) -> dict[str, Any]:
+    return {"command": [sys.executable, "-c", LOOP + body + PRINT], "timeout_s": 20}
+
+
+async def test_lines():
+    """Each payload is a line, each answer the new payload; an empty one drops the event."""
+    config = {"command": ["sed", "-u", "-e", "s/a/A/g", "-e", "/drop/s/.*//"], "format": "lines"}
+    found = await process(Exec, ["banana", "drop me", "", "x"], config=config)
+    assert [(event.payload, event.position) for event in found] == [(b"bAnAnA", 0), (b"x", 3)]
+
+
+async def test_json_answers():
+    """null drops, an object replaces, a list makes several, type and metadata may change."""
+    body = (
+        "    answer = [None, {'payload': n * 10}, [{'payload': n}, {'payload': -n, 'type': 'minus'}],\n"
+        "              {'payload': None, 'metadata': {'k': event['type']}}, []][n]\n"
+    )
+    found = await process(Exec, [Event.of(str(n), type="number") for n in range(5)], config=program(body))
+    assert [(event.id, event.json(), event.type, event.metadata) for event in found] == [
+        ("test.0:1/exec.0", 10, "number", None),
+        ("test.0:2/exec.0", 2, "number", None),
+        ("test.0:2/exec.1", -2, "minus", None),
+        ("test.0:3/exec.0", None, "number", {"k": "number"}),
+    ]
+
+
+async def test_neither_side_blocks_the_other():
+    """Megabytes in and out at once: a batch is larger than all the pipes between."""
+    body = "    answer = {'payload': n}\n"
+    payloads = ["x" * 10_000] * 500
+    found = await process(Exec, [f'"{payload}"' for payload in payloads], config=program(body))
+    assert [event.json() for event in found] == payloads
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            program("    n == 2 and (sys.stderr.write('one\\ntwo\\n'), sys.exit(7))\n    answer = {'payload': n}\n"),
+            r"ended with exit code 7; it said: .*one \| two",
+        ),
+        (program("    import os; os.kill(os.getpid(), 9)\n    answer = None\n"), "ended with signal 9"),
+        (program("    answer = {'paylod': n}\n"), r"answered event test.0:0 with b'{\"paylod\": 0}'.*expected {\"payload\": …}"),
+        (
+            program("    sys.stdout.write('null\\nnull\\n'); answer = None\n"),
+            "printed more lines than events; beyond the answers",
+        ),
+        (program("    answer = 5\n"), "answered event test.0:0 with b'5'"),
+        ({"command": [sys.executable, "-c", "print('hello')"], "format": "lines"}, "ended with exit code 0"),
+        ({"command": ["sleep", "60"], "timeout_s": 0.2}, r"'sleep' did not answer 4 events within 0.2 s"),
+    ],
+)
+async def test_programs_that_fail(config: dict[str, Any], sentence: str):
+    """Its end, a wrong answer, too many answers and silence are errors that name the program."""
+    with pytest.raises(EventFailedError, match=sentence):
+        await process(Exec, [str(n) for n in range(4)], config=config)
+
+
+async def test_what_it_says_goes_to_the_log(caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    """Standard error is logged, and the environment is what the configuration says."""
+    caplog.set_level("INFO")
+    body = "    import os; sys.stderr.write(os.environ['GREETING'] + '\\n'); sys.stderr.flush(); answer = {'payload': n}\n"
+    await process(Exec, ["1"], config={**program(body), "env": {"GREETING": "good day"}}, state_dir=tmp_path)
+    assert "good day" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"command": ["no-such-program-anywhere"]}, "cannot start 'no-such-program-anywhere': No such file"),
+        ({"command": []}, "config.command: .*length >= 1"),
+        ({"command": "sort"}, "config.command: expected `array`, got `str`, found 'sort'"),
+        ({"command": ["x"], "shell": True}, "there is no field 'shell'"),
+        ({"command": ["/etc"]}, "cannot start '/etc': Permission denied"),
+    ],
+)
+async def test_bad_configurations(config: dict[str, Any], sentence: str):
+    """Each is refused when the component opens."""
+    with pytest.raises(InvalidSettingError, match=sentence):
+        await process(Exec, ["1"], config=config)
