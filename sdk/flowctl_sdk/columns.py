@@ -6,11 +6,14 @@ per event. Columns that came off the wire stay the wire library's own sequences 
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flowctl.data.v1.data_pb2 import Batch, EventMetadata
 from flowctl_sdk.event import Event
 from flowctl_sdk.faults import ProtocolError
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedScalarFieldContainer
 
 _ONE_EMPTY: Final = ("",)
 
@@ -90,7 +93,8 @@ class Columns:
 
     def events(self) -> list[Event]:
         """One ``Event`` for each, in order."""
-        columns = (self.payloads, self.times, self.positions, self.origins, self.paths, self.types)
+        # A slice of the wire library's sequences is a list, and twice as quick to go through.
+        columns = (self.payloads, self.times[:], self.positions[:], self.origins, self.paths, self.types)
         if not self.metadata:
             return list(map(Event, *columns))
         return list(map(Event, *columns, map(self.metadata.get, range(len(self.payloads)))))
@@ -131,8 +135,8 @@ class Columns:
     def encoded(self) -> bytes:
         """The batch as protobuf, without its offset."""
         message = Batch(payloads=self.payloads)
-        message.times.extend(self.times)
-        message.positions.extend(self.positions)
+        _fill(message.times, self.times)
+        _fill(message.positions, self.positions)
         _write(message, "origins", "origin_index", self.origins)
         _write(message, "types", "type_index", self.types)
         _write(message, "paths", "path_index", self.paths)
@@ -213,6 +217,14 @@ def _merged_names(parts: Sequence[tuple[Names, int]]) -> Names:
     if all(names.index is None and names.values[0] == first.values[0] for names, _ in parts):
         return first
     return Names.of(value for names, count in parts for value, _ in zip(names, range(count), strict=False))
+
+
+def _fill(column: "RepeatedScalarFieldContainer[int]", values: Sequence[int]) -> None:
+    """Copy numbers into a message: as a block if they came out of one."""
+    if isinstance(values, type(column)):
+        column.MergeFrom(values)
+    else:
+        column.extend(values)
 
 
 def _write(message: Batch, values: str, index: str, names: Names) -> None:

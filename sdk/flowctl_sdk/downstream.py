@@ -95,6 +95,7 @@ class Edge:
                 await self._moved.wait()
                 failures = 0
                 continue
+            self._moved.clear()
             session = asyncio.create_task(self._session(self._address))
             moved = asyncio.create_task(self._moved.wait())
             try:
@@ -144,8 +145,10 @@ class Edge:
     async def _stream(self, call: Call) -> None:
         credit = Credit(events=WINDOW_EVENTS, bytes=WINDOW_BYTES)
         hello = Hello(protocol=PROTOCOL, downstream=self._me, upstream=self._upstream, credit=credit)
-        await asyncio.wait_for(call.write(FromDownstream(hello=hello).SerializeToString()), WELCOME_TIMEOUT_S)
-        raw = await asyncio.wait_for(call.read(), WELCOME_TIMEOUT_S)
+        # Not wait_for: in Python 3.11 that loses a cancellation which comes together with the result.
+        async with asyncio.timeout(WELCOME_TIMEOUT_S):
+            await call.write(FromDownstream(hello=hello).SerializeToString())
+            raw = await call.read()
         if not isinstance(raw, bytes):
             return
         message = _parse(raw)
@@ -201,6 +204,7 @@ class Edge:
             message = _parse(raw)
             match message.WhichOneof("message"):
                 case "batch":
+                    self.ended = False
                     expected = self._take(message.batch, window, expected)
                 case "end_of_stream":
                     self.ended = True

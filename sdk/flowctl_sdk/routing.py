@@ -181,6 +181,7 @@ class Router:
         Raises:
             EventTooLargeError: if an event does not fit into a message.
         """
+        self.finished = False
         for part in chunks(columns):
             encoded = part.encoded()
             if len(encoded) + FRAME_BYTES > MAX_MESSAGE_BYTES:
@@ -201,7 +202,7 @@ class Router:
         self.dispatch(columns.select(range(middle, len(columns))), pendings)
 
     def finish(self) -> None:
-        """Nothing more will be dispatched."""
+        """Nothing more will be dispatched, unless an upstream is restarted: downstreams need not wait for more."""
         self.finished = True
         for _, outbox in self.outboxes():
             outbox.changed()

@@ -132,10 +132,11 @@ class Runtime:
             self._spawn(self._checkpoint())
             await self._production.run()
             self._router.finish()
-            await self._room.until(lambda: not len(self._acks))
+            await self._room.until(lambda: not len(self._acks) and self._end_known())
         else:
             if self._work is not None:
                 self._spawn(self._work.run())
+            self._spawn(self._pass_on_the_end())
             await self._settled.until(self._retired)
         self._end(Ending("completed"))
 
@@ -211,6 +212,7 @@ class Runtime:
             wanted.add(key)
             if key not in self._edges:
                 self._connect(key, InstanceId(instance.pipeline, instance.component, instance.index), instance.incarnation)
+            self._edges[key].ended |= upstream.completed
             self._edges[key].move("" if upstream.completed else upstream.address, instance.incarnation)
         for key in [key for key in self._edges if key not in wanted]:
             self._edges.pop(key).leave()
@@ -234,8 +236,25 @@ class Runtime:
         if self._settings.endpoints:
             over = self._completed_upstreams
         else:
-            over = bool(self._edges) and all(edge.ended and edge.in_flight == 0 and edge.told for edge in self._edges.values())
-        return over and self._inbox.idle and self._router.outstanding == 0
+            over = self._upstreams_ended() and all(edge.in_flight == 0 and edge.told for edge in self._edges.values())
+        return over and self._inbox.idle and self._router.outstanding == 0 and self._end_known()
+
+    def _upstreams_ended(self) -> bool:
+        return bool(self._edges) and all(edge.ended for edge in self._edges.values())
+
+    def _end_known(self) -> bool:
+        """Without a registry, only the stream itself can tell downstreams that nothing follows."""
+        return (
+            bool(self._settings.endpoints)
+            or isinstance(self._component, Sink)
+            or (self._router.finished and self._stream.end_told)
+        )
+
+    async def _pass_on_the_end(self) -> None:
+        """Say that nothing follows once all inputs have said so and everything is worked off; a restarted input takes it back."""
+        while True:
+            await self._settled.until(lambda: not self._router.finished and self._upstreams_ended() and self._inbox.idle)
+            self._router.finish()
 
     # -- standalone --------------------------------------------------------------------------------------------------
 
@@ -343,7 +362,8 @@ class Runtime:
             stopping = asyncio.create_task(self._ctx.stopping.wait())
             await asyncio.wait((words, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-        await asyncio.wait_for(words, LAST_WORDS_S)
+        async with asyncio.timeout(LAST_WORDS_S):
+            await words
 
     async def _last_words(self, ending: Ending) -> None:
         if ending.reason in {"completed", "stopped"} and isinstance(self._component, Source) and self._opened:

@@ -14,6 +14,10 @@ class Signal:
         """Wake the waiter."""
         self._event.set()
 
+    def clear(self) -> None:
+        """Forget a wake-up that nobody has taken."""
+        self._event.clear()
+
     async def wait(self) -> None:
         """Until ``set`` was called since the last time."""
         await self._event.wait()

@@ -48,6 +48,8 @@ class Link:
         self.allowance = allowance
         self.wake = Signal()
         self.refusal: Refusal | None = None
+        # The offset at which the downstream was told that nothing follows.
+        self.end_told = -1
 
     def end(self, code: grpc.StatusCode, detail: str) -> None:
         """Have the stream closed with this status."""
@@ -90,6 +92,11 @@ class EventStream:
             if self._router.outbox(component, index) is not link.outbox:
                 link.end(grpc.StatusCode.UNAVAILABLE, f"{component}.{index} is no longer a downstream of {self._me}")
 
+    @property
+    def end_told(self) -> bool:
+        """Whether everybody who is connected knows that nothing follows."""
+        return all(link.end_told == link.outbox.next_offset for link in self._links.values())
+
     async def subscribe(self, _requests: object, context: ServicerContext) -> None:
         """Serve one stream until either side ends it."""
         link: Link | None = None
@@ -118,7 +125,8 @@ class EventStream:
 
     async def _hello(self, context: ServicerContext) -> Hello:
         try:
-            raw = await asyncio.wait_for(context.read(), HELLO_TIMEOUT_S)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                raw = await context.read()
         except TimeoutError:
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_TIMEOUT_S:.0f} s") from None
         if not isinstance(raw, bytes):
@@ -190,16 +198,18 @@ class EventStream:
 
     async def _send(self, context: ServicerContext, link: Link) -> None:
         outbox, allowance = link.outbox, link.allowance
-        end_sent = False
         while True:
             if link.refusal is not None:
                 raise link.refusal
             entry = outbox.take(allowance)
             if entry is not None:
                 await context.write(batch_frame(entry.first, entry.encoded))
-            elif self._router.finished and outbox.drained and not end_sent:
-                end_sent = True
-                await context.write(end_frame(outbox.next_offset))
+            elif self._router.finished and outbox.drained and link.end_told != outbox.next_offset:
+                told = outbox.next_offset
+                await context.write(end_frame(told))
+                link.end_told = told
+                self.settled.ring()
+                self._room.ring()
             else:
                 await link.wake.wait()
 

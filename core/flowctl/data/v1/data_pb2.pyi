@@ -347,7 +347,9 @@ Global___Credit: _TypeAlias = Credit  # noqa: Y015
 
 @_typing.final
 class EndOfStream(_message.Message):
-    """Nothing follows on this edge. next_offset is one past the last event's."""
+    """Nothing follows on this edge: do not wait for more to fill a batch. next_offset is one past the last event's. Should an instance
+    further up be restarted, events may follow after all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
