@@ -7,9 +7,9 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -118,6 +118,14 @@ class ServerSettings(RegistrySettings, HealthSettings, OrchestratorSettings, Age
     """Everything in one process."""
 
     registry: str = Field("", description="as components reach the registry; empty: where it listens")
+
+    @model_validator(mode="after")
+    def _beat_often_enough(self) -> Self:
+        """A shorter patience for silence needs heartbeats that are more frequent; those that were set stay as they are."""
+        for name in ("heartbeat_interval_s", "host_heartbeat_s"):
+            if name not in self.model_fields_set:
+                setattr(self, name, min(getattr(self, name), self.silence_s / 3))
+        return self
 
 
 S = TypeVar("S", bound=Settings)

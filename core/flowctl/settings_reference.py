@@ -51,7 +51,10 @@ def reference() -> str:
         parts += [f"\n## {title}\n", f"`{command}`\n"]
         parts += rows if len(rows) > len(_HEAD) else ["The settings of every service, and none of its own."]
         if kind is ServerSettings:
-            parts += ["\nBesides these, the settings of all services above."]
+            parts += [
+                "\nBesides these, the settings of all services above. Unless they are set, `heartbeat_interval_s` and",
+                "`host_heartbeat_s` are at most a third of `silence_s` here.",
+            ]
     return "\n".join(parts) + "\n"
 
 
