@@ -161,7 +161,7 @@ async def test_runs_are_counted_anew_where_the_state_was_deleted(tmp_path: Path)
 async def test_without_a_run_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Started by something that does not tell the run, events of before a restart count as new."""
     monkeypatch.delenv(RUN)
-    await (first := await opened(tmp_path)).write(events(0, 1))
+    await (await opened(tmp_path)).write(events(0, 1))
     kill(tmp_path)
     await (second := await opened(tmp_path)).write(events(1, 2))
     await second.write(events(2, 3))
