@@ -47,7 +47,9 @@ def flowctl(state_dir: Path, *words: str, check: bool = True) -> str:
 
 def start(state_dir: Path, *words: str) -> subprocess.Popen[str]:
     """Start a command in the background."""
-    return subprocess.Popen([*FLOWCTL, *words], env=environment(state_dir), stdout=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        [*FLOWCTL, *words], env=environment(state_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def server(state_dir: Path) -> dict[str, Any]:

@@ -54,7 +54,8 @@ async def beat(address: str, count: int, in_flight: int, seconds: float) -> int:
     ]
     answered = 0
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary("/flowctl.control.v1.ComponentRegistry/Heartbeat")
+        method = "/flowctl.control.v1.ComponentRegistry/Heartbeat"
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method, lambda data: data, lambda data: data)
         end = time.monotonic() + seconds
 
         async def sender(first: int) -> None:

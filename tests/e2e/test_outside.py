@@ -7,6 +7,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.client import Client
 
 from support.flowctl import control_plane
 from support.pipelines import linear
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.timeout(120)
 
 async def messages(url: str, subject: str) -> list[tuple[str, dict[str, str], Any]]:
     """Subject, headers and JSON of every stored entry that the subject filter covers."""
-    client = await nats.connect(url)
+    client: Client = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType] - its options are untyped
     try:
-        stream = client.jetstream()
+        stream = client.jetstream()  # pyright: ignore[reportUnknownMemberType] - its options are untyped
         subscription = await stream.pull_subscribe(subject, stream="FLOWCTL_JOURNAL")
         found: list[tuple[str, dict[str, str], Any]] = []
         while True:

@@ -46,7 +46,8 @@ def test_a_second_run_starts_from_the_beginning(flowctl: Flowctl, tmp_path: Path
     assert numbers_in(out) == Counter(dict.fromkeys(range(50), 2))
 
 
-SHAPES = {
+Shape = tuple[list[str], dict[str, list[str]], dict[str, list[str]], int]
+SHAPES: dict[str, Shape] = {
     "source straight to sink": (["a"], {}, {"keep": ["a"]}, 1),
     "linear": (["a"], {"p": ["a"]}, {"keep": ["p"]}, 1),
     "fan-in": (["a", "b"], {"p": ["a", "b"]}, {"keep": ["p"]}, 2),
