@@ -21,6 +21,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     from flowctl_cli.app import app
+    from flowctl_cli.session import give_up_stdout
     from flowctl_cli.terminal import print_error
 
     try:
@@ -33,7 +34,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return EXIT_DONE
     except Exception as error:  # noqa: BLE001 - the last line of defence: nobody shall see a traceback
         where = _keep(traceback.format_exc())

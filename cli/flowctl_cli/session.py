@@ -5,6 +5,8 @@ import functools
 import inspect
 import logging
 import os
+import stat
+import sys
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +19,7 @@ from flowctl.errors import EXIT_DONE, InvalidSettingError
 from flowctl.paths import default_state_dir
 
 DEFAULT_TIMEOUT_S: Final = 10.0
+STDOUT: Final = 1
 
 T = TypeVar("T")
 
@@ -151,7 +154,7 @@ def _with_session(function: Callable[..., None], *, pass_context: bool = False) 
             function(*before, **options)
         except BrokenPipeError:
             # The reader of our output has had enough (flowctl history | head).
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            give_up_stdout()
             raise typer.Exit(EXIT_DONE) from None
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -175,5 +178,46 @@ def setup_logging(session: Session) -> None:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's asynchronous part."""
-    return asyncio.run(work)
+    """Run a command's asynchronous part.
+
+    Raises:
+        BrokenPipeError: the reader of our output went away, also while there was nothing to write.
+    """
+    return asyncio.run(_while_read(work))
+
+
+async def _while_read(work: Coroutine[Any, Any, T]) -> T:
+    """Work for as long as somebody can read what comes of it: a pipe's writing end reports when the last reader closes it."""
+    task = asyncio.ensure_future(work)
+    gone = False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    watched = sys.platform.startswith("linux") and _is_pipe(STDOUT)
+    if watched:
+        loop.add_reader(STDOUT, leave)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if gone:
+            raise BrokenPipeError from None
+        raise
+    finally:
+        if watched:
+            loop.remove_reader(STDOUT)
+
+
+def give_up_stdout() -> None:
+    """Let what is still to be written to stdout go nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False

@@ -10,6 +10,7 @@ from flowctl.journal.log import LogLine
 from flowctl_cli import board
 from flowctl_cli.board import Board
 from flowctl_cli.commands.logs import LinePrinter
+from flowctl_cli.session import give_up_stdout
 from flowctl_cli.terminal import note, say
 
 RATES_EVERY_S: Final = 10.0
@@ -67,16 +68,24 @@ class Lines(Silent):
         """See ``Show``."""
         for pipeline in found.status.pipelines:
             for line in board.differences(self._before, pipeline):
-                say(line)
+                _print(line)
             self._before = pipeline
             if time.monotonic() >= self._rates_at:
                 self._rates_at = time.monotonic() + RATES_EVERY_S
                 if rates := _rates(pipeline, found):
-                    say(rates)
+                    _print(rates)
 
     def log(self, line: LogLine) -> None:
         """See ``Show``."""
-        self._printer.print(line)
+        _print(self._printer.render(line))
+
+
+def _print(line: str) -> None:
+    """Print a line; when nobody reads any more the pipeline is followed all the same, for it must be ended in order."""
+    try:
+        say(line)
+    except BrokenPipeError:
+        give_up_stdout()
 
 
 def _rates(pipeline: PipelineView, found: Board) -> str:

@@ -1,10 +1,11 @@
 """``flowctl run``: the same as ``up`` in the foreground."""
 
+import asyncio
+
 import typer
 
 from flowctl_cli.commands.up import FileArgument, FreshOption, LogsOption, UpTimeoutOption, Wish, pursue
 from flowctl_cli.session import JsonOption, Session, command, new_app
-from flowctl_cli.session import run as run_async
 
 app = new_app()
 
@@ -20,4 +21,4 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline in the foreground and follow it until it ends: the same as `up` without --detach."""
-    raise typer.Exit(run_async(pursue(session, Wish(file=file, timeout_s=timeout, fresh=fresh, logs=logs, json=json))))
+    raise typer.Exit(asyncio.run(pursue(session, Wish(file=file, timeout_s=timeout, fresh=fresh, logs=logs, json=json))))

@@ -15,7 +15,7 @@ from flowctl.errors import EXIT_DONE, EXIT_INTERRUPTED, FlowctlError, UserError
 from flowctl_cli import plane, questions, show, terminal
 from flowctl_cli.board import ended
 from flowctl_cli.pursuit import Goal, Interrupts, Outcome, Pursuit
-from flowctl_cli.session import JsonOption, Session, command, new_app, run
+from flowctl_cli.session import JsonOption, Session, command, new_app
 from flowctl_cli.upkeep import ENDING_S, Upkeep
 
 app = new_app()
@@ -86,7 +86,7 @@ def up(
     if wait and not detach:
         raise UserError("--wait goes with --detach", hint="without --detach, up follows the pipeline until it ends")
     wish = Wish(file=file, detach=detach, wait=wait, timeout_s=timeout, fresh=fresh, logs=logs, json=json)
-    raise typer.Exit(run(pursue(session, wish)))
+    raise typer.Exit(asyncio.run(pursue(session, wish)))
 
 
 async def pursue(session: Session, wish: Wish) -> int:
