@@ -35,7 +35,7 @@ def main() -> None:
         file = directory / "pipeline.yaml"
         file.write_text(HEAD + steps + TAIL)
         flowctl(directory, "up", "--detach", str(file))
-        asyncio.run(until_running(directory, 60))
+        asyncio.run(until_running(directory, "footprint"))
         progress(f"ten components run; looking for {chosen.seconds:g} s")
         time.sleep(5)
         here = server(directory)

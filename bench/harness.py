@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def environment(state_dir: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def state() -> Iterator[Path]:
+def state() -> Generator[Path]:
     """A state directory; whatever runs in it is ended afterwards."""
     with tempfile.TemporaryDirectory(prefix="flowctl-bench-") as directory:
         try:
@@ -58,7 +58,7 @@ def server(state_dir: Path) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def store(state_dir: Path) -> AsyncIterator[JetStreamStore]:
+async def store(state_dir: Path) -> AsyncGenerator[JetStreamStore]:
     """The journal of the running server."""
     connected = await JetStreamStore.connect(server(state_dir)["nats_url"], name="bench", assume_synced=True, create=False)
     try:
@@ -106,11 +106,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def until_running(state_dir: Path, timeout_s: float = 30.0) -> None:
-    """Wait until every instance runs."""
+async def until_running(state_dir: Path, pipeline: str, timeout_s: float = 60.0) -> None:
+    """Wait until every instance of the pipeline runs."""
     async with asyncio.timeout(timeout_s):
         while True:
-            phases = [each["phase"] for each in (await asyncio.to_thread(instances, state_dir)).values()]
+            found = await asyncio.to_thread(instances, state_dir)
+            phases = [each["phase"] for name, each in found.items() if name.startswith(f"{pipeline}.")]
             if phases and all(phase == "running" for phase in phases):
                 return
             await asyncio.sleep(0.1)

@@ -55,7 +55,7 @@ async def crashes(directory: Path, count: int) -> tuple[list[float], list[float]
     programs = harness.PROGRAMS
     file.write_text(PIPELINE.format(python=sys.executable, relay=programs / "relay.py", stamp=programs / "stamp.py", path=path))
     harness.flowctl(directory, "up", "--detach", str(file))
-    await harness.until_running(directory)
+    await harness.until_running(directory, "recovery")
     harness.wait_for_file(path, 30)
     seen: list[float] = []
     relinked: list[float] = []
@@ -71,7 +71,7 @@ async def crashes(directory: Path, count: int) -> tuple[list[float], list[float]
             seen.append((entry.time_ns - killed_ns) / 1e9)
             relinked.append((await arrival(path, offset, incarnation + 1) - killed) / 1e9)
             progress(f"crash {number + 1}/{count}: seen after {seen[-1]:.3f} s, flowing after {relinked[-1]:.3f} s")
-            await harness.until_running(directory)
+            await harness.until_running(directory, "recovery")
     harness.flowctl(directory, "down", "recovery")
     return seen, relinked
 
@@ -103,7 +103,7 @@ async def silences(directory: Path, count: int) -> list[float]:
     file = directory / "silent.yaml"
     file.write_text(SILENT.format(count=count))
     harness.flowctl(directory, "up", "--detach", str(file))
-    await harness.until_running(directory)
+    await harness.until_running(directory, "silent")
     found = await asyncio.to_thread(harness.instances, directory)
     victims = {name: int(each["handle"]) for name, each in found.items() if name.startswith("silent.numbers.")}
     silent: dict[str, float] = {}
