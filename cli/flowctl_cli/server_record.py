@@ -130,6 +130,16 @@ def attached(state_dir: Path, *, timeout_s: float) -> Generator[None]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def attached_if_any(state_dir: Path, *, timeout_s: float) -> Generator[None]:
+    """Like ``attached`` for commands that start no server: does nothing where there has never been one."""
+    if not _lock_file(state_dir).exists():
+        yield
+        return
+    with attached(state_dir, timeout_s=timeout_s):
+        yield
+
+
 def detach_all(state_dir: Path) -> bool:
     """Whether no command depends on the server; none can begin to until this process has ended."""
     fd = os.open(state_dir / "server.attached", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -8,7 +8,7 @@ import typer
 from flowctl import api
 from flowctl.api import PipelineView
 from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, NotFoundError, UserError
-from flowctl_cli import plane, questions
+from flowctl_cli import plane, questions, server_record
 from flowctl_cli.board import about, differences, ended
 from flowctl_cli.plane import Plane
 from flowctl_cli.session import Session, command, new_app, run
@@ -19,6 +19,7 @@ app = new_app()
 
 CALL_S = 10.0
 LOOK_S = 0.1
+PATIENCE_S = 20.0
 
 
 @command(
@@ -43,11 +44,10 @@ def down(
     """
     if (pipeline is None) != all_:
         raise UserError("name one pipeline (or its file), or say --all", hint="flowctl status shows what runs")
-    if pipeline is not None:
-        name = pipeline_name(pipeline)
-        run(_stop_one(session, name, timeout_s=timeout))
-    else:
-        run(stop_all(session, timeout_s=timeout))
+    name = pipeline_name(pipeline) if pipeline is not None else None
+    # A server that ends once its last pipeline has ended must not do so before this command has seen it.
+    with server_record.attached_if_any(session.state_dir, timeout_s=CALL_S):
+        run(stop_all(session, timeout_s=timeout) if name is None else _stop_one(session, name, timeout_s=timeout))
     if server:
         from flowctl_cli import server_launch
 
@@ -108,13 +108,7 @@ async def stop_and_wait(control: Plane, names: list[str], *, timeout_s: float) -
                 seen[name] = view
                 if not ended(view):
                     await control.ask(api.ORCHESTRATOR, "stop", api.Stop(pipeline=name, reason="flowctl down"), api.Done)
-            waiting = list(names)
-            while waiting:
-                for name in list(waiting):
-                    if await _look(control, name, seen):
-                        waiting.remove(name)
-                if waiting:
-                    await asyncio.sleep(LOOK_S)
+            await _watch(control, list(names), seen)
     except TimeoutError:
         left = [line for name in names if name in seen for line in still_there(seen[name])]
         raise DeadlineError(
@@ -123,12 +117,28 @@ async def stop_and_wait(control: Plane, names: list[str], *, timeout_s: float) -
         ) from None
 
 
+async def _watch(control: Plane, waiting: list[str], seen: dict[str, PipelineView]) -> None:
+    """Show what changes until all of them are done with; a control plane that is away for a moment may come back."""
+    lost_at: float | None = None
+    while waiting:
+        try:
+            for name in list(waiting):
+                if await _look(control, name, seen):
+                    waiting.remove(name)
+            lost_at = None
+        except (ControlPlaneUnreachableError, DeadlineError):
+            now = asyncio.get_running_loop().time()
+            lost_at = now if lost_at is None else lost_at
+            if now - lost_at > PATIENCE_S:
+                raise
+        if waiting:
+            await asyncio.sleep(LOOK_S)
+
+
 async def _look(control: Plane, name: str, seen: dict[str, PipelineView]) -> bool:
     """Show what has changed; whether the pipeline is done with."""
     try:
         view = (await questions.status(control, name)).pipelines[0]
-    except (ControlPlaneUnreachableError, DeadlineError):
-        return False  # it may come back; the deadline of the whole decides
     except NotFoundError:
         return True
     for line in differences(seen.get(name), view):

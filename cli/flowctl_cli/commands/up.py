@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from flowctl import api
-from flowctl.errors import EXIT_DONE, EXIT_INTERRUPTED, FlowctlError, UserError
+from flowctl.errors import EXIT_DONE, EXIT_INTERRUPTED, DeadlineError, FlowctlError, UserError
 from flowctl_cli import plane, questions, show, terminal
 from flowctl_cli.board import ended
 from flowctl_cli.pursuit import Goal, Interrupts, Outcome, Pursuit
@@ -112,7 +112,10 @@ async def pursue(session: Session, wish: Wish) -> int:
     if going is not None and not others:
         from flowctl_cli.server_launch import wait_gone
 
-        await asyncio.to_thread(wait_gone, session.state_dir, going, timeout_s=ENDING_S)
+        try:
+            await asyncio.to_thread(wait_gone, session.state_dir, going, timeout_s=ENDING_S)
+        except DeadlineError:
+            terminal.note("the server still runs for another command, and ends after it")
     return code
 
 
