@@ -121,6 +121,8 @@ def _prepare(chosen: dict[str, Any], orders: Orders) -> "ServerSettings":
         setup_logging(settings.log_level, settings.log_format, service="server", file=orders.log_file)
     except OSError as error:
         raise InvalidSettingError(f"the log file cannot be written: {error}") from error
+    # The server only ever forks to run other programs; gRPC would remark on each time in the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import_journal(websockets=wants_websockets(settings.nats_url))
     importlib.import_module("flowctl_cli.composition")
     return settings
