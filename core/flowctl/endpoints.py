@@ -125,8 +125,13 @@ _running: set[asyncio.Task[None]] = set()
 
 
 async def _refuse(message: MicroRequest, error: FlowctlError) -> None:
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), "500")
-    await message.respond_error(code, error.message.replace("\n", " ")[:200], data=msgspec.json.encode(_problem(error)))
+    await message.respond_error(_code(error), error.message.replace("\n", " ")[:200], data=msgspec.json.encode(_problem(error)))
+
+
+def _code(error: FlowctlError) -> str:
+    if isinstance(error, RefusedError) and error.refusal == "invalid":
+        return "400"  # no state would allow it: the user's words are wrong
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "500")
 
 
 def _problem(error: FlowctlError) -> Problem:

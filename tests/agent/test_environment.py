@@ -33,7 +33,7 @@ def prepared(
     surroundings = Surroundings(
         registry="127.0.0.1:8080,10.0.0.1:8080",
         advertise_host=advertise,
-        python="/py",
+        python="/venv/bin/python",
         log_level="info",
         log_format="console",
         env=env or {},
@@ -52,6 +52,7 @@ def test_the_whole_environment():
     }
     assert launch.env == {
         "HOME": "/users/me",
+        "PATH": "/venv/bin",
         "MODE": "fast",
         "PYTHONUNBUFFERED": "1",
         "FLOWCTL_ENDPOINT": "127.0.0.1:8080,10.0.0.1:8080",
@@ -103,9 +104,10 @@ def test_nobody_can_pretend_to_be_somebody_else():
 def test_what_is_inherited(env: dict[str, str]):
     """Everything but flowctl's own variables, NATS' and the dynamic linker's."""
     given = {**env, "FLOWCTL_NATS_URL": "nats://user:secret@x", "NATS_CREDS": "/x", "LD_PRELOAD": "/evil.so", "PATH": "/bin"}
-    kept = base_environment(given)
+    kept = base_environment(given, "/venv/bin/python")
     assert not [name for name in kept if name.startswith(("FLOWCTL_", "NATS_", "LD_"))]
-    assert kept["PATH"] == "/bin"
+    assert kept["PATH"] == "/venv/bin:/bin", "python is the one that has the SDK"
+    assert base_environment({"PATH": "/a:/venv/bin"}, "/venv/bin/python")["PATH"] == "/a:/venv/bin"
     assert all(kept[name] == value for name, value in env.items() if name in kept and name != "PATH")
 
 
@@ -152,7 +154,7 @@ def test_a_variable_that_no_kernel_takes(name: str, value: str):
 def test_a_ready_made_component(kind: Kind):
     """Runs with this Python; its kind is told; a module of the pipeline's directory cannot take its place."""
     launch = prepared(assignment(kind, type="file", args=["--x"]))
-    assert launch.argv[:3] == ["/py", "-P", "-m"]
+    assert launch.argv[:3] == ["/venv/bin/python", "-P", "-m"]
     assert launch.argv[3].startswith("flowctl_components.file")
     assert launch.argv[4:] == ["--x"]
     assert launch.env["FLOWCTL_COMPONENT_KIND"] == kind

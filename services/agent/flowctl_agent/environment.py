@@ -64,7 +64,7 @@ def prepare(key: RunKey, assignment: Assignment, surroundings: Surroundings, pla
 
     config: dict[str, Any] = references.resolve(component.config, surroundings.env, read, ("config",))
     own_env: dict[str, str] = references.resolve(component.env, surroundings.env, read, ("env",))
-    env = base_environment(surroundings.env) | own_env | identity(key, assignment, surroundings)
+    env = base_environment(surroundings.env, surroundings.python) | own_env | identity(key, assignment, surroundings)
     for name, value in env.items():
         if not name or "=" in name or "\0" in name + value:
             raise UserError(f"{name!r} cannot be an environment variable")
@@ -97,9 +97,17 @@ def command(assignment: Assignment, python: str) -> list[str]:
     raise UserError("the process driver needs a type or a command")
 
 
-def base_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """What a component inherits. Output of Python programs comes line by line, unless somebody wants it otherwise."""
+def base_environment(env: Mapping[str, str], python: str) -> dict[str, str]:
+    """What a component inherits. Output of Python programs comes line by line, unless somebody wants it otherwise.
+
+    ``python`` in a command finds the agent's own interpreter, which has the SDK, unless the agent's PATH has its directory
+    already, in whatever place.
+    """
     kept = {name: value for name, value in env.items() if not name.startswith(_DROPPED_PREFIXES)}
+    path = kept.get("PATH", "")
+    beside = str(PurePath(python).parent)
+    if beside not in path.split(":"):
+        kept["PATH"] = f"{beside}:{path}" if path else beside
     return {"PYTHONUNBUFFERED": "1", **kept}
 
 
