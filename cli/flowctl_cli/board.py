@@ -1,7 +1,7 @@
 """Pipelines and instances as tables: what the orchestrator knows joined with what the last heartbeats say. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,9 @@ TROUBLED: Final = frozenset({"degraded", "failed", "stopped", "unknown"})
 LIVE_PHASES: Final = frozenset({"running", "starting", "started", "stopping", "replacing"})
 
 HEAD: Final = ("INSTANCE", "PHASE", "STATUS", "FOR", "RESTARTS", "HOST", "HANDLE", "IN/s", "OUT/s", "ABOUT")
+SPARED: Final = ("HANDLE", "HOST", "RESTARTS", "FOR")
+"""What a narrow terminal can do without, first things first."""
+ABOUT_WIDTH: Final = 30
 EDGE_HEAD: Final = ("INSTANCE", "EDGE", "EVENTS", "RATE/s", "IN FLIGHT", "RESENT", "")
 HOST_HEAD: Final = ("HOST", "STATUS", "FOR", "ADDRESS", "DRIVERS", "INSTANCES", "LABELS", "ABOUT")
 
@@ -60,7 +63,8 @@ def text(board: Board, *, edges: bool, colour: bool, width: int | None) -> list[
     for pipeline in status.pipelines:
         lines += [*([""] if lines else []), title(pipeline, status.time_ms)]
         rows = [instance_row(instance, board, status.time_ms) for instance in pipeline.instances]
-        lines += columns(HEAD, rows, colour=colour, width=width) if rows else []
+        head, rows = fitting(HEAD, rows, width=width)
+        lines += columns(head, rows, colour=colour, width=width) if rows else []
         if edges:
             found = edge_rows(pipeline.instances, board.live)
             lines += ["", *columns(EDGE_HEAD, found, colour=colour, width=width)] if found else []
@@ -68,6 +72,23 @@ def text(board: Board, *, edges: bool, colour: bool, width: int | None) -> list[
         if count:
             lines += ["", f"{count} {what} journal entries were skipped; `flowctl doctor` says more"]
     return lines
+
+
+def fitting(head: Sequence[str], rows: Sequence[Row], *, width: int | None) -> tuple[Sequence[str], Sequence[Row]]:
+    """The table without the columns that a narrow terminal has no room for; the rest of each line is for the last column."""
+    for name in SPARED:
+        lengths = [max(len(_text(row[at])) for row in [head, *rows]) + 2 for at in range(len(head) - 1)]
+        wanted = max((len(_text(row[-1])) for row in rows), default=0)
+        if width is None or sum(lengths) + min(wanted, ABOUT_WIDTH) <= width:
+            break
+        at = head.index(name)
+        head = [*head[:at], *head[at + 1 :]]
+        rows = [[*row[:at], *row[at + 1 :]] for row in rows]
+    return head, rows
+
+
+def _text(cell: Cell | str) -> str:
+    return cell.text if isinstance(cell, Cell) else cell
 
 
 def title(pipeline: PipelineView, now_ms: int) -> str:

@@ -11,6 +11,7 @@ from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, NotFound
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, PipelineStatusChanged
 from flowctl.journal.log import Draft, LogLine
+from flowctl_cli import board
 from flowctl_cli.__main__ import run
 from support.fake_plane import FakePlane, install
 
@@ -62,6 +63,19 @@ def test_status_joins_what_is_known_with_what_is_heard(control: FakePlane, capsy
     assert run(["status", "--edges"]) == 0
     assert "-> b.0" in capsys.readouterr().out
     assert control.asked
+
+
+def test_a_narrow_terminal_shows_what_matters():
+    """Handles and hosts give way; the phase and what is waited for stay."""
+    waiting = instance(
+        "orders.b.0", phase="waiting", waiting_for="a host with label gpu=true", host="a-long-name", handle="12345678"
+    )
+    found = board.Board.of(status(pipeline("orders", "deploying", waiting)), None)
+    narrow = board.text(found, edges=False, colour=False, width=80)
+    assert all(len(line) <= 80 for line in narrow)
+    assert "waiting for a host with label" in narrow[2]
+    assert "12345678" not in narrow[2]
+    assert "12345678" in board.text(found, edges=False, colour=False, width=None)[2]
 
 
 def test_status_as_json_has_the_documented_keys(control: FakePlane, capsys: pytest.CaptureFixture[str]):
