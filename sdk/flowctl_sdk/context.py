@@ -29,7 +29,6 @@ class Context:
         incarnation: the number of this start of it.
         checkpoint: a source's last committed checkpoint; None at the first start, and for processors and sinks.
         log: write here; lines carry the instance's name.
-        state_dir: a private directory that survives restarts of the instance.
         stopping: set when the component is asked to stop.
         counters: the author's counters, as shown in heartbeats and ``/metrics``.
     """
@@ -48,10 +47,16 @@ class Context:
         self.instance = instance
         self.incarnation = incarnation
         self.checkpoint = checkpoint
-        self.state_dir = state_dir
+        self._state_dir = state_dir
         self.log = log or logging.getLogger("flowctl.component")
         self.stopping = asyncio.Event()
         self.counters: dict[str, float] = {}
+
+    @property
+    def state_dir(self) -> Path:
+        """A private directory that survives restarts of the instance; made when first asked for."""
+        self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._state_dir
 
     @property
     def resume_at(self) -> int:

@@ -4,7 +4,7 @@ One instance takes everything; with ``partition_by`` the key decides, by a stabl
 instance with the least outstanding. Membership may change while events are under way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import msgspec
@@ -134,11 +134,10 @@ class Group:
 class Router:
     """All downstream groups of one instance. ``known`` is False until the first topology has come."""
 
-    def __init__(self, on_members: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
         self.known = False
         self.finished = False
-        self._on_members = on_members
         self._epochs = count(1)
 
     @property
@@ -150,6 +149,10 @@ class Router:
     def outstanding(self) -> int:
         """Events that some instance has not acknowledged."""
         return sum(group.outstanding for group in self.groups.values())
+
+    def waiting_for(self) -> list[str]:
+        """The components that keep ``ready`` False."""
+        return [name for name, group in self.groups.items() if not group.ready]
 
     def apply(self, specs: Sequence[GroupSpec]) -> None:
         """Take a new topology."""
@@ -163,8 +166,6 @@ class Router:
                 self.groups[spec.component] = Group(spec, self._epochs)
             elif group.spec != spec:
                 group.apply(spec)
-        if self._on_members is not None:
-            self._on_members()
 
     def outbox(self, component: str, index: int) -> Outbox | None:
         """Of one downstream instance."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import grpc
@@ -48,6 +49,7 @@ class Link:
         self.allowance = allowance
         self.wake = Signal()
         self.refusal: Refusal | None = None
+        self.closing = False
         # The offset at which the downstream was told that nothing follows.
         self.end_told = -1
 
@@ -59,21 +61,30 @@ class Link:
 
 
 class EventStream:
-    """The ``EventStream`` service of one instance. ``room`` is rung when an acknowledgement makes room.
+    """The ``EventStream`` service of one instance.
 
-    With ``open_door`` (standalone) whoever subscribes becomes a downstream.
+    ``room`` and ``settled`` are rung when an acknowledgement arrives. ``admit``, if given (standalone), makes a downstream of
+    whoever subscribes: called with component and index.
     """
 
-    def __init__(self, me: InstanceId, incarnation: int, router: Router, room: Bell, *, open_door: bool = False) -> None:
+    def __init__(
+        self,
+        me: InstanceId,
+        incarnation: int,
+        router: Router,
+        room: Bell,
+        settled: Bell,
+        *,
+        admit: Callable[[str, int], None] | None = None,
+    ) -> None:
         self._me = me
         self._incarnation = incarnation
         self._router = router
         self._room = room
-        self._open_door = open_door
+        self._settled = settled
+        self._admit = admit
         self._links: dict[tuple[str, int], Link] = {}
         self._seen: dict[tuple[str, int], int] = {}
-        self.admit = _refuse_strangers
-        self.settled = Bell()
         self._members = Bell()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -84,6 +95,12 @@ class EventStream:
     def expect(self, component: str, index: int, incarnation: int) -> None:
         """The topology names this incarnation: lower ones are zombies."""
         self._seen[component, index] = max(incarnation, self._seen.get((component, index), 0))
+
+    def close(self) -> None:
+        """The instance ends: so do its streams, in order."""
+        for link in self._links.values():
+            link.closing = True
+            link.wake.set()
 
     def members_changed(self) -> None:
         """The router has a new topology: streams of those that left end, and those who waited to be in it go on."""
@@ -154,7 +171,7 @@ class EventStream:
                     grpc.StatusCode.FAILED_PRECONDITION,
                     f"this is incarnation {self._incarnation} of {self._me}, not {wanted.incarnation}",
                 )
-        if caller.pipeline != self._me.pipeline and not self._open_door:
+        if caller.pipeline != self._me.pipeline and self._admit is None:
             raise Refusal(
                 grpc.StatusCode.FAILED_PRECONDITION, f"{caller.pipeline!r} is another pipeline: {self._me} serves its own only"
             )
@@ -169,8 +186,8 @@ class EventStream:
 
     async def _outbox(self, component: str, index: int) -> Outbox:
         """Of this downstream; waits a little, because our topology may come later than theirs."""
-        if self._open_door and self._router.outbox(component, index) is None:
-            self.admit(component, index)
+        if self._admit is not None and self._router.outbox(component, index) is None:
+            self._admit(component, index)
         try:
             async with asyncio.timeout(MEMBER_TIMEOUT_S):
                 await self._members.until(lambda: self._router.outbox(component, index) is not None)
@@ -201,6 +218,8 @@ class EventStream:
         while True:
             if link.refusal is not None:
                 raise link.refusal
+            if link.closing:
+                return
             entry = outbox.take(allowance)
             if entry is not None:
                 await context.write(batch_frame(entry.first, entry.encoded))
@@ -208,7 +227,7 @@ class EventStream:
                 told = outbox.next_offset
                 await context.write(end_frame(told))
                 link.end_told = told
-                self.settled.ring()
+                self._settled.ring()
                 self._room.ring()
             else:
                 await link.wake.wait()
@@ -234,7 +253,7 @@ class EventStream:
         if self._current(link):
             link.outbox.acknowledge(ack.up_to)
             self._room.ring()
-            self.settled.ring()
+            self._settled.ring()
 
     def _grant(self, link: Link, credit: Credit) -> None:
         link.allowance.add(credit.events, credit.bytes)
@@ -259,8 +278,3 @@ def _parse(raw: bytes) -> FromDownstream:
         return FromDownstream.FromString(raw)
     except DecodeError as error:
         raise ProtocolError("a message is not a FromDownstream") from error
-
-
-def _refuse_strangers(component: str, index: int) -> None:
-    """Only standalone instances take whoever comes."""
-    del component, index

@@ -22,9 +22,11 @@ _OFFSET_TAG: Final = bytes([Batch.FIRST_OFFSET_FIELD_NUMBER << 3])
 _SHARED_OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + 65_536),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + 65_536),
-    # A peer that vanished without closing (a cut cable, a frozen host) is noticed within six seconds.
+    # A peer that vanished without closing (a cut cable, a frozen host) is noticed within seconds.
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    # Other pings of the transport (it measures bandwidth with them) stand in the way of a keepalive one: limit these too.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]

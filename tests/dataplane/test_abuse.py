@@ -42,7 +42,7 @@ async def upstream() -> AsyncIterator[Upstream]:
     acked: list[int] = []
     acks: AckLog[int] = AckLog(acked.append)
     router = Router()
-    stream = EventStream(ME, 5, router, Bell())
+    stream = EventStream(ME, 5, router, Bell(), Bell())
     router.apply([GroupSpec("store", (0,)), GroupSpec("other", (0,))])
     pending = acks.open(9)
     payloads = [b"%d" % n for n in range(10)]

@@ -216,6 +216,30 @@ def test_scale_down_and_up(stage: Stage):
     assert fleet.totals("same", 2)["events_in_total"] > 0
 
 
+def test_a_frozen_upstream(stage: Stage):
+    """An upstream that hangs (SIGSTOP) is noticed within seconds although nothing was closed; after SIGCONT all goes on."""
+    fleet = line(stage)
+    eventually(lambda: stored(stage) > 1_000, "events in the sink")
+    fleet.running["numbers", 0].send_signal(signal.SIGSTOP)
+    eventually(lambda: "stream to numbers.0 ended" in fleet.log("same"), "the cut", 20)
+    fleet.running["numbers", 0].send_signal(signal.SIGCONT)
+    nothing_lost(stage, fleet)
+
+
+@pytest.mark.parametrize("frozen", ["same", "store"])
+def test_a_frozen_downstream(stage: Stage, frozen: str):
+    """Behind a neighbour that hangs events wait, bounded; after SIGCONT all goes on and each arrives once."""
+    fleet = line(stage)
+    eventually(lambda: stored(stage) > 1_000, "events in the sink")
+    fleet.running[frozen, 0].send_signal(signal.SIGSTOP)
+    before = stored(stage)
+    eventually(lambda: fleet.totals("numbers").get("in_flight", 0) > 4_000, "events that wait")
+    assert stored(stage) < before + 1_000
+    fleet.running[frozen, 0].send_signal(signal.SIGCONT)
+    nothing_lost(stage, fleet)
+    assert len(stage.ids("out")) == COUNT
+
+
 def test_health_and_metrics(stage: Stage):
     """/health and /ready say 200 once registered and open; /metrics has the counters; nonsense is answered, not fatal."""
     fleet = line(stage)
