@@ -57,8 +57,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Endpoints:
     """The endpoints of one service. Add them, then ``start``; ``stop`` drains what is being answered."""
 
-    def __init__(self, nc: Client, service: str, *, name: str) -> None:
-        self._nc = nc
+    def __init__(self, client: Callable[[], Client], service: str, *, name: str) -> None:
+        self._client = client
+        self._serving: Client | None = None
         self._service_name = service
         self._name = name
         self._handlers: dict[str, tuple[type[api.Request], Handler]] = {}
@@ -70,6 +71,7 @@ class Endpoints:
 
     async def start(self) -> None:
         """Begin to answer."""
+        client = self._serving = self._client()
         config = ServiceConfig(
             name=f"flowctl-{self._service_name}",
             version=__version__,
@@ -77,7 +79,7 @@ class Endpoints:
             metadata={"instance": self._name},
             queue_group=f"flowctl-{self._service_name}",
         )
-        self._service = await add_service(self._nc, config)
+        self._service = await add_service(client, config)
         for verb, (request_type, handler) in self._handlers.items():
             schema = msgspec.json.encode(msgspec.json.schema(request_type)).decode()
             await self._service.add_endpoint(
@@ -89,8 +91,14 @@ class Endpoints:
                 )
             )
 
+    async def follow_client(self) -> None:
+        """Answer on the connection's present client, if that is another than the one so far."""
+        if self._serving is not None and self._serving is not self._client():
+            await self.start()
+
     async def stop(self) -> None:
         """Answer no more."""
+        self._serving = None
         if self._service is not None:
             await self._service.stop()
             self._service = None

@@ -26,3 +26,8 @@ def instances_dir(state_dir: Path) -> Path:
 def server_file(state_dir: Path) -> Path:
     """Where a running server says how it is reached."""
     return state_dir / "server.json"
+
+
+def registry_port_file(state_dir: Path) -> Path:
+    """Where a server that was given no port for its registry remembers the one that it took."""
+    return state_dir / "registry.port"

@@ -119,9 +119,20 @@ async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task
         await store.close()
         raise
 
-    def endpoints(service: str) -> Endpoints:
-        return Endpoints(store.nc, service, name=settings.name)
+    served: list[Endpoints] = []
+    moves: set[asyncio.Task[None]] = set()
 
+    def endpoints(service: str) -> Endpoints:
+        served.append(Endpoints(lambda: store.nc, service, name=settings.name))
+        return served[-1]
+
+    def move() -> None:
+        for each in served:
+            task = asyncio.create_task(each.follow_client())
+            moves.add(task)
+            task.add_done_callback(moves.discard)
+
+    store.connection.on_reconnect.append(move)
     return ServiceContext(store=store, projection=projection, endpoints=endpoints), following
 
 

@@ -102,6 +102,11 @@ def component_pids(flowctl: Flowctl) -> dict[str, str]:
     return {name: each["handle"] for name, each in flowctl.instances().items()}
 
 
+def heartbeat_ages(flowctl: Flowctl) -> list[float]:
+    """How long ago each instance was last heard, seconds; infinite if never by this registry."""
+    return [(each["live"] or {}).get("heartbeat_age_s", float("inf")) for each in flowctl.instances().values()]
+
+
 def test_a_killed_server_is_replaced_and_adopts_what_runs(flowctl: Flowctl, tmp_path: Path):
     """kill -9 of the all-in-one server: data goes on without it; the next one takes over without starting anything twice."""
     out = tmp_path / "out.jsonl"
@@ -118,6 +123,7 @@ def test_a_killed_server_is_replaced_and_adopts_what_runs(flowctl: Flowctl, tmp_
     assert component_pids(flowctl) == before
     starts = [entry for entry in flowctl.history("adopt") if entry["type"] == "ComponentStarting"]
     assert len(starts) == 3
+    until(lambda: all(age < 2 for age in heartbeat_ages(flowctl)), "heartbeats at the new server", timeout_s=15)
     flowctl.run("down", "adopt")
     delivered = numbers_in(out)
     assert set(delivered) == set(range(max(delivered) + 1))

@@ -32,7 +32,7 @@ async def monitor_on(store: JetStreamStore, *, name: str = "h1") -> AsyncGenerat
     following = await projection.start()
 
     def endpoints(service: str) -> Endpoints:
-        return Endpoints(store.nc, service, name=name)
+        return Endpoints(lambda: store.nc, service, name=name)
 
     settings = load_settings(HealthSettings, name=name, silence_s=SILENCE_S, check_interval_s=0.2)
     monitor = HealthService(ServiceContext(store=store, projection=projection, endpoints=endpoints), settings)

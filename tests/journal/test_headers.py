@@ -4,8 +4,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
+from flowctl.journal.jetstream.client import parse_header_lines
 from flowctl.journal.jetstream.commit import parse_headers
-from flowctl.journal.jetstream.connection import parse_header_lines
 
 
 def line(name: bytes, value: bytes) -> bytes:

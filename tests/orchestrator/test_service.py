@@ -10,7 +10,7 @@ import pytest
 from flowctl import api
 from flowctl.clock import Clock, SystemClock, VirtualClock
 from flowctl.endpoints import Endpoints, call
-from flowctl.errors import InvalidSpecError, NotFoundError, RefusedError
+from flowctl.errors import InvalidSpecError, NotFoundError, UserError
 from flowctl.ids import InstanceId
 from flowctl.journal.events import (
     Aggregate,
@@ -222,7 +222,7 @@ async def test_commands_over_nats():
         projection = Projection(store.journal)
         following = await projection.start()
         context = ServiceContext(
-            store=store, projection=projection, endpoints=lambda service: Endpoints(store.nc, service, name="one")
+            store=store, projection=projection, endpoints=lambda service: Endpoints(lambda: store.nc, service, name="one")
         )
         service = OrchestratorService(context, load_settings(OrchestratorSettings, name="one"))
         await service.start()
@@ -253,7 +253,7 @@ async def test_commands_over_nats():
                 await ask("submit", api.Submit(pipeline=msgspec.Raw(b'{"x": 1}')), api.Submitted)
             with pytest.raises(NotFoundError, match="did you mean"):
                 await ask("stop", api.Stop(pipeline="order"), api.Done)
-            with pytest.raises(RefusedError, match="cannot be scaled to 0"):
+            with pytest.raises(UserError, match="cannot be scaled to 0"):
                 await ask("scale", api.Scale(pipeline="orders", component="double", replicas=0), api.Done)
 
             done = await ask("scale", api.Scale(pipeline="orders", component="double", replicas=2), api.Done)

@@ -213,7 +213,7 @@ async def test_any_replica_knows_the_heartbeats_of_all(registry: RunningRegistry
     settings = load_settings(RegistrySettings, name="r2", registry_listen="127.0.0.1:0")
 
     def endpoints(service: str) -> Endpoints:
-        return Endpoints(store.nc, service, name="r2")
+        return Endpoints(lambda: store.nc, service, name="r2")
 
     context = ServiceContext(store=store, projection=registry.projection, endpoints=endpoints)
     second = RegistryService(context, settings)

@@ -165,7 +165,7 @@ class EmbeddedNats:
             while True:
                 await asyncio.sleep(backoff_s)
                 try:
-                    await self._ensure()
+                    await self._ensure(ports_may_change=False)
                 except (JournalUnavailableError, OSError) as error:
                     backoff_s = min(MAX_BACKOFF_S, backoff_s * 2 + 0.05)
                     self._say(f"nats-server cannot be started: {error}; next attempt in {backoff_s:.1f} s")
@@ -181,14 +181,18 @@ class EmbeddedNats:
 
     # --- starting ----------------------------------------------------------------------------------------------------------
 
-    async def _ensure(self) -> None:
+    async def _ensure(self, *, ports_may_change: bool = True) -> None:
+        """Have a server run. Clients hold on to the ports that they know: a restart under them keeps those."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         async with self._locked():
             state = self._state = self._load()
             if await self._adopt(state):
                 return
             program = server_process.find_program()
-            if not await self._launch(program, state) and not await self._launch(program, self._forget_ports(state)):
+            launched = await self._launch(program, state)
+            if not launched and ports_may_change:
+                launched = await self._launch(program, self._forget_ports(state))
+            if not launched:
                 raise JournalUnavailableError(
                     f"nats-server did not come up: {self._last_words()}", hint=f"its log is {self.log_path}"
                 )
@@ -205,6 +209,8 @@ class EmbeddedNats:
         return False
 
     async def _launch(self, program: Path, state: _State) -> bool:
+        state.port = state.port or server_process.fixed_port()
+        state.monitor_port = state.monitor_port or server_process.fixed_port()
         for stale in self.directory.glob("nats-server_*.ports"):
             # Its starter may have been killed before it could write down the pid.
             pid = stale.stem.rpartition("_")[2]

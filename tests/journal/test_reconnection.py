@@ -1,0 +1,81 @@
+"""The connection always finds back: whatever the client does, and without keeping the server from coming back."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from flowctl import api
+from flowctl.endpoints import Endpoints, call
+from flowctl.journal.jetstream import connection
+from support.nats import connect, nats_server
+from support.polling import eventually
+
+
+async def _pong(request: api.InfoRequest) -> api.Done:
+    del request
+    return api.Done(seq=7)
+
+
+@pytest.mark.parametrize("how", ["its attempts end without a word", "an attempt waits for ever"])
+async def test_a_client_that_does_not_find_back_is_replaced(monkeypatch: pytest.MonkeyPatch, how: str):
+    """Then callers go on, and the endpoints answer on the new client."""
+    monkeypatch.setattr(connection, "STUCK_AFTER_S", 0.5)
+    async with nats_server() as server:
+        store = await connect(server)
+        endpoints = Endpoints(lambda: store.nc, "echo", name="one")
+        store.connection.on_reconnect.append(lambda: moved.append(asyncio.create_task(endpoints.follow_client())))
+        moved: list[asyncio.Task[None]] = []
+        endpoints.add("pong", api.InfoRequest, _pong)
+        await endpoints.start()
+        stuck = store.nc
+        never = asyncio.Event()
+
+        async def attempt() -> None:
+            if how == "an attempt waits for ever":
+                await never.wait()
+
+        monkeypatch.setattr(stuck, "_attempt_reconnect", attempt)
+        os.kill(server.pid, signal.SIGKILL)
+        await eventually(lambda: not store.connected, "the loss is seen")
+        await eventually(lambda: store.connected and store.nc is not stuck, "a new client", timeout_s=20)
+        await eventually(lambda: bool(moved) and all(task.done() for task in moved), "the endpoints follow")
+        answer = await call(store.nc, "echo", "pong", api.InfoRequest(), api.Done, timeout_s=5)
+        assert answer.seq == 7
+        assert await store.journal.last_sequence() == 0
+        await endpoints.stop()
+        await store.close()
+
+
+async def test_the_port_is_never_one_to_dial_from():
+    """Or a client that dials an absent server is one day given its port, connects to itself, and keeps it from coming back."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    async with nats_server() as server:
+        assert int(server.url.rpartition(":")[2]) < first
+        assert int(server.monitor_url.rpartition(":")[2]) < first
+
+
+async def test_a_restart_under_clients_keeps_the_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Even if it cannot be bound for a while: clients know no other one."""
+    taken = asyncio.Event()
+    async with nats_server(tmp_path) as server:
+        store = await connect(server)
+        port = int(server.url.rpartition(":")[2])
+        ensure = server._ensure  # pyright: ignore[reportPrivateUsage] - held back until the port is taken
+
+        async def wait_and_ensure(*, ports_may_change: bool = True) -> None:
+            await taken.wait()
+            await ensure(ports_may_change=ports_may_change)
+
+        monkeypatch.setattr(server, "_ensure", wait_and_ensure)
+        os.kill(server.pid, signal.SIGKILL)
+        await eventually(lambda: not store.connected, "the loss is seen")
+        squatter = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
+        taken.set()
+        await eventually(lambda: "address already in use" in server.log_path.read_text(), "a start in vain")
+        squatter.close()
+        await eventually(lambda: store.connected, "the way back", timeout_s=20)
+        assert int(server.url.rpartition(":")[2]) == port
+        await store.close()
