@@ -359,3 +359,13 @@ def test_positions_lead_to_any_part():
     assert positions.place(("spec", "processors", 0, "inputs", 0)) == "p.yaml:17:16"
     assert positions.place(("spec", "processors", 0, "replicas"), at_key=True) == "p.yaml:18:7"
     assert positions.place(("spec", "processors", 0, "ports", "data")) == "p.yaml:14:7"
+
+
+def test_a_misspelt_field_does_not_hide_a_wrong_input():
+    """All problems of a file come at once; only a field that may be a misspelt `inputs` leaves the graph unjudged."""
+    sinks = "[{id: z, type: console, inputs: [b], replica: 2}]"
+    said = problems_of(pipeline_text(sources="[{id: a, type: generator}]", sinks=sinks))
+    assert any("replica" in each for each in said)
+    assert any('found "b"' in each for each in said)
+    unsure = problems_of(pipeline_text(sources="[{id: a, type: generator}]", sinks="[{id: z, type: console, input: [a]}]"))
+    assert len(unsure) == 1

@@ -130,7 +130,13 @@ def _concerns_graph(problem: Problem) -> bool:
     path = problem.path
     if len(path) < 4 or path[0] != "spec":
         return path[:1] != ("metadata",)
-    return path[3] in {"id", "inputs"} or (problem.at_key and len(path) == 4)
+    return path[3] in {"id", "inputs"} or (problem.at_key and len(path) == 4 and not _means_another_field(problem))
+
+
+def _means_another_field(problem: Problem) -> bool:
+    """Whether an unknown field is certainly not a misspelt ``id`` or ``inputs``."""
+    hint = problem.hint or ""
+    return hint.startswith("did you mean") and '"id"' not in hint and '"inputs"' not in hint
 
 
 def _errors(problems: list[Problem], positions: Positions) -> list[UserError]:
