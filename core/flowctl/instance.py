@@ -93,8 +93,8 @@ class Instance(msgspec.Struct):
     """One instance: what is wanted of it (``assignment``), and where its latest incarnation is (``run``).
 
     ``withdrawn`` is the assignment that was taken back, until there is a new one. ``…_seq`` is the journal sequence of the
-    entry that said so, ``seq`` that of the last entry of any kind. Incarnations up to ``checkpoint_floor`` belong to an earlier
-    run of the pipeline: their checkpoints are history.
+    entry that said so, ``seq`` that of the last entry of any kind. Incarnations up to ``run_floor`` belong to an earlier run of
+    the pipeline.
     """
 
     id: InstanceId
@@ -123,7 +123,7 @@ class Instance(msgspec.Struct):
     restart_times_ns: list[int] = field(default_factory=list[int])
     restarts: int = 0
     checkpoint: Checkpoint | None = None
-    checkpoint_floor: int = 0
+    run_floor: int = 0
     since_ns: int = 0
     seq: int = 0
 
@@ -143,9 +143,14 @@ class Instance(msgspec.Struct):
         return self.assignment is not None and self.run_assignment == self.assignment.seq
 
     @property
+    def outdated(self) -> bool:
+        """Whether the latest incarnation belongs to an earlier run of the pipeline: what it does is history."""
+        return 0 < self.incarnation <= self.run_floor
+
+    @property
     def address(self) -> str:
-        """Where its data plane listens, host:port; empty while it does not."""
-        return self.registration.event.address if self.registration and self.run == "running" else ""
+        """Where its data plane listens, host:port; empty while it does not, and for what an earlier run has left."""
+        return self.registration.event.address if self.registration and self.run == "running" and not self.outdated else ""
 
     @property
     def phase(self) -> Phase:
@@ -177,7 +182,7 @@ class Instance(msgspec.Struct):
         self.completed = False
         self.failure = None
         self.checkpoint = None
-        self.checkpoint_floor = self.incarnation
+        self.run_floor = self.incarnation
         self.since_ns = entry.time_ns
 
 
@@ -250,8 +255,8 @@ def _registered(instance: Instance, event: ComponentRegistered, entry: Entry) ->
 def _deregistered(instance: Instance, event: ComponentDeregistered, entry: Entry) -> None:
     if event.incarnation != instance.incarnation or not _advance(instance, event):
         return
-    # what an incarnation of a replaced assignment has completed is not what is wanted now
-    if event.reason == "completed" and (instance.assignment is None or instance.current):
+    # what an incarnation of a replaced assignment, or of an earlier run, has completed is not what is wanted now
+    if event.reason == "completed" and not instance.outdated and (instance.assignment is None or instance.current):
         instance.completed = True
         instance.completed_seq = entry.seq
     _set_status(instance, "unknown", f"deregistered: {event.reason}", entry)
@@ -283,7 +288,7 @@ def _failed(instance: Instance, event: ComponentFailed, entry: Entry) -> None:
 
 def _checkpoint(instance: Instance, event: CheckpointCommitted, entry: Entry) -> None:
     del entry
-    if event.incarnation != instance.incarnation or event.incarnation <= instance.checkpoint_floor:
+    if event.incarnation != instance.incarnation or event.incarnation <= instance.run_floor:
         return
     last = instance.checkpoint
     if last is None or last.incarnation != event.incarnation or event.position >= last.position:

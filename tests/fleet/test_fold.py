@@ -139,7 +139,7 @@ def check(fleet: Fleet) -> None:
         assert not (instance.status == "healthy" and not instance.active), "nothing that ended is healthy"
         assert not instance.address or instance.run == "running"
         assert instance.assignment is None or instance.assignment.seq <= fleet.seq
-        assert instance.checkpoint is None or instance.checkpoint.incarnation > instance.checkpoint_floor
+        assert instance.checkpoint is None or instance.checkpoint.incarnation > instance.run_floor
     for state in fleet.pipelines.values():
         assert 3 <= len(list(state.instance_ids())) <= 1_002
         assert state.run_seq <= state.submitted_seq
@@ -270,6 +270,20 @@ def test_a_new_run_forgets():
     ledger.write(ONE, CheckpointCommitted(incarnation=1, position=6))
     assert (instance.checkpoint, instance.assignment, instance.completed) == (None, None, False)
     assert ledger.fleet.pipelines["orders"].run_seq == ledger.entries[-2].seq
+
+
+def test_what_is_left_of_an_earlier_run_serves_nobody():
+    """A program of the run before that still runs is nobody's upstream in the new one, and completes nothing there."""
+    ledger = Ledger()
+    ledger.write("orders", PipelineSubmitted(revision=1, pipeline=linear()))
+    instance = running(ledger)
+    assert instance.address
+    ledger.write("orders", PipelineSubmitted(revision=1, run=2, pipeline=linear()))
+    assert (instance.outdated, instance.address) == (True, "")
+    ledger.write(ONE, ComponentDeregistered(incarnation=1, reason="completed"))
+    assert not instance.completed
+    ledger.write(ONE, ASSIGNED, ComponentStarting(host="h1", incarnation=2, assignment=ledger.fleet.seq + 1))
+    assert not instance.outdated
 
 
 def test_the_quarantine_is_bounded():

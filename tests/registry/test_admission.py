@@ -202,6 +202,24 @@ def test_checkpoints_go_forward(story: Story):
     assert committed(story, 4, incarnation=2) == "invalid"
 
 
+def test_an_earlier_run_is_superseded(story: Story):
+    """Once the pipeline has begun anew, what is left of the run before may say good-bye, and nothing else."""
+    story.register(NUMBERS, "source")
+    assert committed(story, 5) is None
+    story.submit(run=2)
+    assert _why(admit(story.fleet, Caller(NUMBERS, 1))) == "superseded"
+    assert refusal(story, registration(NUMBERS)) == "superseded"
+    assert committed(story, 6) == "superseded"
+    story.assign(NUMBERS, "source")
+    assert committed(story, 6) == "superseded"
+    decision = deregister(story.fleet, Deregister(caller=Caller(NUMBERS, 1), reason="stopped"))
+    assert not isinstance(decision, Rejected)
+    assert len(decision) == 1
+    story.start(NUMBERS, "source", incarnation=2)
+    assert refusal(story, registration(NUMBERS, incarnation=2, boot_id="boot-2")) is None
+    assert committed(story, 0, incarnation=2) is None
+
+
 def test_the_cursor_is_journalled_as_base64(story: Story):
     """A cursor is opaque bytes; the journal's JSON carries them."""
     story.register(NUMBERS, "source")

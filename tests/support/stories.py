@@ -46,10 +46,10 @@ class Story:
         self.fleet.apply(Entry(seq, self.now_ns, "", aggregate, event, hash=f"{seq:064x}"))
         return seq
 
-    def submit(self, pipeline: Pipeline | None = None, *, revision: int = 1) -> None:
+    def submit(self, pipeline: Pipeline | None = None, *, revision: int = 1, run: int = 1) -> None:
         """A pipeline is submitted."""
         pipeline = pipeline or spec_of()
-        self.tell(Aggregate.of_pipeline(pipeline.name), PipelineSubmitted(revision=revision, pipeline=pipeline))
+        self.tell(Aggregate.of_pipeline(pipeline.name), PipelineSubmitted(revision=revision, run=run, pipeline=pipeline))
 
     def of(self, instance: InstanceId, event: JournalEvent, *, at_s: float | None = None) -> int:
         """A fact about an instance."""

@@ -45,6 +45,8 @@ def register(fleet: Fleet, request: Register) -> Decision:
 def _register_again(instance: Instance, request: Register, *, managed: bool) -> Decision:
     """The incarnation that the journal knows: its first registration, a repetition, or another program with its number."""
     caller = request.caller
+    if instance.outdated:
+        return of_earlier_run(instance)
     causation = instance.run_assignment if managed else 0
     previous = instance.registration.event if instance.registration else None
     if instance.run == "exited":
@@ -72,7 +74,7 @@ def deregister(fleet: Fleet, request: Deregister) -> Decision:
     if instance is not None and instance.run == "ending" and instance.incarnation == request.caller.incarnation:
         repeated = instance.completed == (request.reason == "completed")
         return [] if repeated else Rejected("precondition", f"{instance.id} has deregistered already, for another reason")
-    if (refused := admit(fleet, request.caller)) is not None:
+    if (refused := _unknown(fleet, request.caller)) is not None:  # what an earlier run has left may say that it ends, too
         return refused
     event = ComponentDeregistered(incarnation=request.caller.incarnation, reason=request.reason, detail=request.detail)
     return [_draft(request.caller.instance, event)]
@@ -101,6 +103,14 @@ def commit_checkpoint(fleet: Fleet, request: Commit) -> Decision:
 
 def admit(fleet: Fleet, caller: Caller) -> Rejected | None:
     """Why may this caller not speak for the instance now? None if it may. Asked for every heartbeat, so it only looks up."""
+    if (unknown := _unknown(fleet, caller)) is not None:
+        return unknown
+    instance = fleet.instances[caller.instance]
+    return of_earlier_run(instance) if instance.outdated else None
+
+
+def _unknown(fleet: Fleet, caller: Caller) -> Rejected | None:
+    """Why this caller's is not the registration that stands."""
     instance = fleet.instances.get(caller.instance)
     if instance is None or instance.incarnation == 0:
         return Rejected("not_found", f"{caller.instance} is not registered", REGISTER_FIRST)
@@ -122,6 +132,13 @@ def admit(fleet: Fleet, caller: Caller) -> Rejected | None:
 def superseded(instance: Instance) -> Rejected:
     """The refusal of an incarnation that is not the newest one."""
     return Rejected("superseded", f"{instance.id} is superseded by incarnation {instance.incarnation}")
+
+
+def of_earlier_run(instance: Instance) -> Rejected:
+    """The refusal of an incarnation that a new run of its pipeline has left behind."""
+    return Rejected(
+        "superseded", f"{instance.id} is superseded: incarnation {instance.incarnation} belongs to an earlier run of its pipeline"
+    )
 
 
 def _managed(fleet: Fleet, instance: Instance | None, instance_id: InstanceId) -> bool:
