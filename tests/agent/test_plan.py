@@ -22,6 +22,9 @@ from flowctl.journal.events import (
     ComponentStarted,
     ComponentStarting,
     ComponentUnassigned,
+    HostJoined,
+    HostLeft,
+    HostLost,
 )
 from flowctl.spec.model import Backoff, Component, Driver
 from flowctl_agent import plan
@@ -323,6 +326,37 @@ def test_an_external_program_is_taken_over_by_number(world: World):
     """Somebody started it by hand; once assigned, the next number is started here and fences it."""
     world.ledger.write(WORKER, ComponentRegistered(incarnation=1, kind="source", boot_id="b"))
     world.ledger.write(WORKER, assigned())
+    assert world.kinds() == ["Start", "ReportStart"]
+    assert world.worker.incarnation == 2
+
+
+def moving_here(world: World) -> None:
+    """A worker that runs on a host that is up is assigned to this one."""
+    world.ledger.write("host/elsewhere", HostJoined(agent="a", address="127.0.0.1", drivers=["process"]))
+    world.ledger.write(WORKER, assigned("elsewhere"))
+    world.ledger.write(WORKER, ComponentStarting(host="elsewhere", incarnation=1, assignment=current(world)))
+    world.ledger.write(WORKER, assigned())
+
+
+def test_a_move_waits_for_the_other_host(world: World):
+    """Between two live hosts: what runs there is ended first, then it is started here; nothing is claimed before."""
+    moving_here(world)
+    [wait] = world.todo()
+    assert isinstance(wait, plan.Wait)
+    assert wait.reason == "incarnation 1 on host elsewhere to end first"
+    start = plan.Start(WORKER, current(world))
+    assert plan.claim(world.ledger.fleet, HOST, start, world.ledger.now_ns, PROCESS) == []
+    exited = ComponentExited(host="elsewhere", incarnation=1, assignment=world.worker.run_assignment, code=0, expected=True)
+    world.ledger.write(WORKER, exited)
+    assert world.kinds() == ["Start", "ReportStart"]
+
+
+@pytest.mark.parametrize("gone", [HostLost(silence_s=31.0), HostLeft(reason="stopped")])
+def test_a_move_from_a_host_that_cannot_end_it(world: World, gone: Any):
+    """No agent is there to end it: the higher number fences it."""
+    moving_here(world)
+    assert world.kinds() == []
+    world.ledger.write("host/elsewhere", gone)
     assert world.kinds() == ["Start", "ReportStart"]
     assert world.worker.incarnation == 2
 

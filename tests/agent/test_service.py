@@ -30,6 +30,7 @@ from flowctl.journal.log import Draft, Entry, HostBeat, LogLine, Store
 from flowctl.journal.memory import MemoryStore
 from flowctl.projection import Projection
 from flowctl.spec.model import Component
+from flowctl_agent import plan
 from support.agent_world import HOST, WORKER, AgentWorld, agent
 from support.agents import SLEEP, alive, processes_of, script
 from support.nats import connect, nats_server, nats_store
@@ -247,6 +248,25 @@ async def test_many_instances_at_once(world: AgentWorld):
     for each in ids:
         await world.assign(SLEEP, each)
     await eventually(lambda: all(world.count_of(each) == 1 for each in ids), "all to start", timeout_s=3.0)
+
+
+async def test_a_move_is_started_as_soon_as_the_other_host_is_gone(world: AgentWorld, monkeypatch: pytest.MonkeyPatch):
+    """What waits for another host to end its run is looked at when that host is lost, not only now and then."""
+    monkeypatch.setattr(plan, "LOOK_AGAIN_S", 600.0)
+    elsewhere = Aggregate.of_host("elsewhere")
+
+    async def say(event: HostJoined | HostLost) -> None:
+        await world.projection.decide(lambda _: [Draft(elsewhere, event)], actor="test")
+
+    await say(HostJoined(agent="a", address="127.0.0.1", drivers=["process"]))
+    component = Component(id="worker", command=SLEEP)
+    there = ComponentAssigned(host="elsewhere", kind="source", driver="process", revision=1, component=component)
+    await world.say(ComponentStarting(host="elsewhere", incarnation=1, assignment=(await world.say(there)).seq))
+    await world.assign(SLEEP)
+    await eventually(lambda: WORKER in world.service.waiting, "the agent to wait for the other host")
+    assert world.worker.incarnation == 1
+    await say(HostLost(silence_s=31.0))
+    await world.until_started(2)
 
 
 async def test_the_host_is_alive_in_the_journal(world: AgentWorld):

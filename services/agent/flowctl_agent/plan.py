@@ -6,14 +6,14 @@ starts, and whatever waits says for what. The decisions that go into the journal
 
 import hashlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
 import msgspec
 
 from flowctl.decision import Decision
-from flowctl.fleet import Assignment, Fleet, Instance
+from flowctl.fleet import Assignment, Fleet, Host, Instance
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentExited, ComponentFailed, ComponentStarted, ComponentStarting
 from flowctl.journal.log import Draft
@@ -25,6 +25,8 @@ JITTER: Final = 0.2
 """A delay is at most this part shorter or longer, so that what crashed together does not start together."""
 STABLE_S: Final = 10.0
 """Whoever ran this long begins the back-off anew."""
+LOOK_AGAIN_S: Final = 5.0
+"""How often it is looked whether another host has ended what is to move here; usually the journal tells."""
 REASON_LINES: Final = 3
 """So many of a program's last words are in the reason of a failure; the exit itself has them all."""
 
@@ -93,7 +95,13 @@ def plan(fleet: Fleet, host: str, runs: Sequence[Run], now_ns: int, drivers: fro
         action
         for instance in sorted(concerned)
         for action in plan_instance(
-            instance, fleet.instances.get(instance), host, by_instance.get(instance, []), now_ns, drivers=drivers
+            instance,
+            fleet.instances.get(instance),
+            host,
+            by_instance.get(instance, []),
+            now_ns,
+            drivers=drivers,
+            hosts=fleet.hosts,
         )
     ]
 
@@ -111,6 +119,7 @@ def plan_instance(
     now_ns: int,
     *,
     drivers: frozenset[Driver],
+    hosts: Mapping[str, Host],
 ) -> list[Action]:
     """What is to be done about one instance, given all its runs on this host?"""
     actions: list[Action] = []
@@ -136,7 +145,7 @@ def plan_instance(
         return actions
     if any(run.live for run in runs):
         return waits
-    start = _starting(instance_id, instance, host, now_ns, drivers)
+    start = _starting(instance_id, instance, host, now_ns, drivers=drivers, hosts=hosts)
     return [start] if start is not None else []
 
 
@@ -183,14 +192,28 @@ def _ending(instance: Instance | None, host: str, run: Run, now_ns: int) -> str 
 
 
 def _starting(
-    instance_id: InstanceId, instance: Instance, host: str, now_ns: int, drivers: frozenset[Driver]
+    instance_id: InstanceId,
+    instance: Instance,
+    host: str,
+    now_ns: int,
+    *,
+    drivers: frozenset[Driver],
+    hosts: Mapping[str, Host],
 ) -> Start | Fail | Wait | None:
-    """Is the instance, of which nothing lives here, to be started now?"""
+    """Is the instance, of which nothing lives here, to be started now?
+
+    What runs on another host is ended there first, as long as there is an agent to do so; the fence alone keeps a program that
+    nobody can end from counting.
+    """
     assignment = instance.assignment
     if assignment is None or not instance.wanted or assignment.host != host:
         return None
     if assignment.driver not in drivers:
         return Fail(instance_id, assignment.seq, f"host {host} does not offer the driver {assignment.driver}")
+    elsewhere = hosts.get(instance.run_host) if instance.active and instance.run_host != host else None
+    if elsewhere is not None and elsewhere.status == "up":
+        reason = f"incarnation {instance.incarnation} on host {elsewhere.name} to end first"
+        return Wait(instance_id, reason, now_ns + int(LOOK_AGAIN_S * _S))
     last = instance.last_exit
     if instance.run == "exited" and instance.current and last is not None and last.restart_in_s is not None:
         due_ns = instance.last_exit_ns + int(last.restart_in_s * _S)
@@ -206,7 +229,7 @@ def _starting(
 def claim(fleet: Fleet, host: str, start: Start, now_ns: int, drivers: frozenset[Driver]) -> Decision:
     """May the next incarnation be started? Claims its number; nothing if it is not wanted (or not yet) any more."""
     instance = fleet.instances.get(start.instance)
-    if instance is None or _starting(start.instance, instance, host, now_ns, drivers) != start:
+    if instance is None or _starting(start.instance, instance, host, now_ns, drivers=drivers, hosts=fleet.hosts) != start:
         return []
     if instance.active and instance.run_host == host:
         return []

@@ -102,7 +102,11 @@ class Reconciler:
             self._workers[instance] = worker
 
     def _heard(self, entry: Entry) -> None:
-        if entry.aggregate is None or entry.aggregate.kind != "component" or isinstance(entry.event, CheckpointCommitted):
+        if entry.aggregate is None or entry.aggregate.kind == "pipeline" or isinstance(entry.event, CheckpointCommitted):
+            return
+        if entry.aggregate.kind == "host":  # it may be the one that something waits for
+            for waiting in list(self.waiting):
+                self.wake(waiting)
             return
         instance = self._projection.fleet.instances.get(entry.aggregate.instance)
         if instance is not None and (instance.id in self.waiting or plan.concerns(instance, self._host)):
@@ -152,7 +156,8 @@ class Reconciler:
         runs = await self._driver.list(instance)
         fleet = self._projection.fleet
         state = fleet.instances.get(instance)
-        actions = plan.plan_instance(instance, state, self._host, runs, self._projection.journal.now_ns(), drivers=self._drivers)
+        now_ns = self._projection.journal.now_ns()
+        actions = plan.plan_instance(instance, state, self._host, runs, now_ns, drivers=self._drivers, hosts=fleet.hosts)
         self.waiting.pop(instance, None)
         for action in actions:
             if isinstance(action, plan.Wait):

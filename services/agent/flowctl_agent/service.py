@@ -7,12 +7,14 @@ import random
 import stat
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from flowctl import __version__, api
 from flowctl.errors import RefusedError, UserError
 from flowctl.fleet import Assignment
+from flowctl.ids import InstanceId
 from flowctl.journal.events import HostJoined
 from flowctl.serving import ServiceContext
 from flowctl.settings import AgentSettings
@@ -112,6 +114,11 @@ class AgentService:
         if self._presence.superseded is not None:
             raise self._presence.superseded
 
+    @property
+    def waiting(self) -> Mapping[InstanceId, str]:
+        """For what nothing is done now, for each instance that waits."""
+        return self._reconciler.waiting
+
     def readiness(self) -> str | None:
         """See ``Service``."""
         if not self._started:
@@ -162,7 +169,7 @@ class AgentService:
     async def _info(self, request: api.InfoRequest) -> api.Info:
         del request
         reason = self.readiness()
-        waiting = "; ".join(f"{instance} waits for {what}" for instance, what in sorted(self._reconciler.waiting.items()))
+        waiting = "; ".join(f"{instance} waits for {what}" for instance, what in sorted(self.waiting.items()))
         return api.Info(
             service=self.name,
             version=__version__,
