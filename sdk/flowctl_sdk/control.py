@@ -33,6 +33,8 @@ CALL_TIMEOUT_S: Final = 5.0
 FIRST_BACKOFF_S: Final = 0.05
 MAX_BACKOFF_S: Final = 1.0
 DEFAULT_HEARTBEAT_MS: Final = 10_000
+EARLY_BEATS_S: Final = (0.5, 1.0)
+"""The pauses before the first heartbeats: two of them make a rate."""
 
 _log = logging.getLogger("flowctl.registry")
 T = TypeVar("T")
@@ -82,13 +84,14 @@ class Registry:
         return response
 
     async def beat(self, report: Callable[[], HeartbeatRequest]) -> None:
-        """Send heartbeats until cancelled.
+        """Send heartbeats until cancelled, as often as the registry's last answer says; the first ones come sooner.
 
         Raises:
             SupersededError: if a newer incarnation is registered.
         """
+        early = iter(EARLY_BEATS_S)
         while True:
-            await asyncio.sleep(self._heartbeat_s)
+            await asyncio.sleep(min(next(early, self._heartbeat_s), self._heartbeat_s))
             request = report()
             try:
                 response = await self._once(lambda stub, request=request: stub.Heartbeat(request, timeout=CALL_TIMEOUT_S))

@@ -241,6 +241,24 @@ async def test_any_replica_knows_the_heartbeats_of_all(registry: RunningRegistry
     await second.stop()
 
 
+async def test_heartbeats_come_often_while_somebody_looks(registry: RunningRegistry):
+    """Whoever registers or beats while its rates are asked for is told to come back in a second, not in ten."""
+    store: Any = registry.store
+    context = ServiceContext(
+        store=store, projection=registry.projection, endpoints=lambda service: Endpoints(lambda: store.nc, service, name="r2")
+    )
+    second = RegistryService(context, load_settings(RegistrySettings, name="r2", registry_listen="127.0.0.1:0"))
+    await second.start()
+    async with grpc.aio.insecure_channel(second.address) as channel:
+        looked_at = RunningRegistry(store, registry.projection, second, channel).stub
+        assert (await looked_at.RegisterComponent(registration())).heartbeat_interval_ms == 10_000
+        assert (await looked_at.Heartbeat(pb.HeartbeatRequest(instance=instance()))).heartbeat_interval_ms == 10_000
+        await call(store.nc, api.REGISTRY, "live", api.LiveRequest(pipeline="stray"), api.LiveAnswer, timeout_s=5)
+        assert (await looked_at.Heartbeat(pb.HeartbeatRequest(instance=instance()))).heartbeat_interval_ms == 1_000
+        assert (await looked_at.RegisterComponent(registration())).heartbeat_interval_ms == 1_000
+    await second.stop()
+
+
 async def test_health_checking_and_reflection(registry: RunningRegistry):
     """Any gRPC tool can ask whether the registry serves, and what."""
     health: Any = health_pb2_grpc.HealthStub(registry.channel)

@@ -15,6 +15,7 @@ from flowctl.ids import InstanceId
 from flowctl.journal.log import Heartbeat
 from flowctl.projection import Projection, refusal
 from flowctl_registry import decide
+from flowctl_registry.attention import Attention
 from flowctl_registry.beats import Beats
 from flowctl_registry.links import Topology
 from flowctl_registry.live import Live
@@ -24,15 +25,17 @@ from flowctl_registry.watches import Watches
 
 
 class Handlers:
-    """The requests of components. ``heartbeat_interval_s`` is what components are told; ``actor`` signs what is journalled.
+    """The requests of components.
 
-    All raise ``RefusedError`` (``NotFoundError`` when to register first) and ``JournalUnavailableError``.
+    ``heartbeat_interval_s`` is what components are told while nobody looks; ``actor`` signs what is journalled. All raise
+    ``RefusedError`` (``NotFoundError`` when to register first) and ``JournalUnavailableError``.
     """
 
     def __init__(
         self, projection: Projection, *, beats: Beats, live: Live, watches: Watches, actor: str, heartbeat_interval_s: float
     ) -> None:
-        self.heartbeat_interval_s = heartbeat_interval_s
+        self._heartbeat_interval_s = heartbeat_interval_s
+        self._attention = Attention()
         self._projection = projection
         self._beats = beats
         self._live = live
@@ -43,6 +46,12 @@ class Handlers:
         """Announce an instance; returns its last checkpoint."""
         await self._decide(lambda fleet: decide.register(fleet, request))
         return self._projection.fleet.instances[request.caller.instance].checkpoint
+
+    def heartbeat_interval_ms(self, pipeline: str) -> int:
+        """How long an instance of this pipeline is to wait before its next heartbeat, in milliseconds."""
+        count = self._live.count
+        interval_s = self._attention.interval_s(pipeline, self._heartbeat_interval_s, now_s=self._now_s(), instances=count)
+        return max(1, round(interval_s * 1_000))
 
     async def heartbeat(self, beat: Heartbeat) -> None:
         """Store a sign of life. Nothing is decided for it but who may speak."""
@@ -80,8 +89,12 @@ class Handlers:
 
     async def live(self, request: api.LiveRequest) -> api.LiveAnswer:
         """The last heartbeats."""
+        self._attention.paid(request.pipeline, self._now_s())
         now_ns = self._projection.journal.now_ns()
         return api.LiveAnswer(instances=list(self._live.views(self._projection.fleet, request.pipeline, now_ns)))
+
+    def _now_s(self) -> float:
+        return self._projection.journal.now_ns() / 1e9
 
     def _view(self, instance_id: InstanceId) -> ComponentView:
         projection = self._projection

@@ -1,6 +1,6 @@
 """The last heartbeat of every instance, and its rates since the one before. Follows the heartbeats of all replicas. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -27,6 +27,11 @@ class Live:
 
     def __init__(self) -> None:
         self._pulses: dict[InstanceId, Pulse] = {}
+
+    @property
+    def count(self) -> int:
+        """How many instances have ever been heard."""
+        return len(self._pulses)
 
     def apply(self, stored: StoredBeat) -> None:
         """Take in one heartbeat; one that is not newer than the known one changes nothing."""
@@ -59,7 +64,7 @@ def live_view(pulse: Pulse, now_ns: int) -> LiveView:
     """One pulse as it is shown. Rates are a second, of counters (``…_total``) only, and absent before the second heartbeat."""
     seconds = (pulse.time_ns - pulse.before_ns) / 1e9
     before = pulse.before.metrics if pulse.before is not None else {}
-    edges_before = {(edge.peer, edge.direction): edge for edge in pulse.before.edges} if pulse.before is not None else {}
+    edges_before = {(edge.peer, edge.direction): edge for edge in pulse.before.edges} if pulse.before is not None else None
     return LiveView(
         instance=str(pulse.beat.instance),
         incarnation=pulse.beat.incarnation,
@@ -70,11 +75,14 @@ def live_view(pulse: Pulse, now_ns: int) -> LiveView:
             for name, value in pulse.beat.metrics.items()
             if name.endswith(COUNTER_SUFFIX) and name in before
         },
-        edges=[_edge_view(edge, edges_before.get((edge.peer, edge.direction)), seconds) for edge in pulse.beat.edges],
+        edges=[_edge_view(edge, edges_before, seconds) for edge in pulse.beat.edges],
     )
 
 
-def _edge_view(edge: EdgeCounters, before: EdgeCounters | None, seconds: float) -> EdgeView:
+def _edge_view(edge: EdgeCounters, earlier: Mapping[tuple[str, str], EdgeCounters] | None, seconds: float) -> EdgeView:
+    # An edge that the beat before did not have began at zero since then.
+    before = earlier.get((edge.peer, edge.direction)) if earlier is not None else None
+    since = before.events_total if before is not None else 0
     return EdgeView(
         peer=edge.peer,
         direction=edge.direction,
@@ -83,5 +91,5 @@ def _edge_view(edge: EdgeCounters, before: EdgeCounters | None, seconds: float) 
         in_flight=edge.in_flight,
         resent_total=edge.resent_total,
         connected=edge.connected,
-        rate=max(0.0, (edge.events_total - before.events_total) / seconds) if before is not None else 0.0,
+        rate=max(0.0, (edge.events_total - since) / seconds) if earlier is not None else 0.0,
     )

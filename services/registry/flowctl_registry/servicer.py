@@ -82,8 +82,6 @@ class Servicer:
     def __init__(self, handlers: Handlers, count: Count) -> None:
         self._handlers = handlers
         self._count = count
-        self._interval_ms = max(1, round(handlers.heartbeat_interval_s * 1_000))
-        self._heartbeat_answer = pb.HeartbeatResponse(heartbeat_interval_ms=self._interval_ms)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve on ``server``."""
@@ -102,12 +100,14 @@ class Servicer:
         """Announces an instance."""
         registration = wire.register(request)
         checkpoint = await self._handlers.register(registration)
-        return wire.registered(str(registration.caller.instance), self._interval_ms, checkpoint)
+        instance = registration.caller.instance
+        return wire.registered(str(instance), self._handlers.heartbeat_interval_ms(instance.pipeline), checkpoint)
 
     async def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Says that an instance is alive."""
-        await self._handlers.heartbeat(wire.heartbeat(request))
-        return self._heartbeat_answer
+        beat = wire.heartbeat(request)
+        await self._handlers.heartbeat(beat)
+        return pb.HeartbeatResponse(heartbeat_interval_ms=self._handlers.heartbeat_interval_ms(beat.instance.pipeline))
 
     async def deregister(self, request: pb.DeregisterRequest) -> pb.DeregisterResponse:
         """Says that an instance ends on purpose."""
