@@ -44,7 +44,7 @@ def about(instance: InstanceView) -> str:
     """What there is to say of an instance besides its phase: what it waits for, why it is as it is, how it last ended."""
     if instance.phase in QUIET:
         return ""
-    if instance.waiting_for:
+    if instance.waiting_for and instance.phase != "failed":
         return f"waiting for {instance.waiting_for}"
     if instance.phase == "running" and instance.status == "healthy":
         return f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""

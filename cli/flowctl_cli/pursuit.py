@@ -179,7 +179,8 @@ class Pursuit:
         found = await questions.board(control, self._name)
         view = self._view = found.status.pipelines[0]
         self._show.look(found)
-        self._has_run = self._has_run or view.status in ("running", "completed")
+        # One that has failed is not late: it only waits for its last instances to go.
+        self._has_run = self._has_run or view.status == "running" or ended(view)
         if ended(view) and not (view.status != "completed" and still_there(view)):
             return await self._ended(control, view)
         if self._interrupts.count > 1:
