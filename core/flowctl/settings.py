@@ -3,13 +3,14 @@
 The file is named by ``FLOWCTL_SETTINGS_FILE``. Every setting stands in docs/settings.md, which a test compares with this module.
 """
 
+import ipaddress
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -38,6 +39,14 @@ def default_host_name() -> str:
     return cleaned if is_id(cleaned) else "localhost"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address or name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(BaseSettings):
     """What every service has."""
 
@@ -52,9 +61,24 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(default_factory=default_state_dir, description="where this host keeps its state")
     name: IdStr = Field(default_factory=default_host_name, description="the name of this host or service replica")
+    allow_insecure_remote: bool = Field(
+        default=False, description="allow addresses beyond loopback although nothing is encrypted or asks who calls"
+    )
     http_listen: Listen | Literal[""] = Field("", description="host:port of /health, /ready and /metrics; empty: off")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe message that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, json otherwise")
+
+    @field_validator("http_listen", "registry_listen", "advertise_host", check_fields=False)
+    @classmethod
+    def _loopback_only(cls, value: str, info: ValidationInfo) -> str:
+        """Whoever reaches these addresses can register components and read and send events."""
+        host = value if info.field_name == "advertise_host" else value.rpartition(":")[0]
+        if value and not info.data.get("allow_insecure_remote") and not is_loopback(host):
+            raise ValueError(
+                "expected a loopback address, because nothing is encrypted or asks who calls"
+                " (on a network that you trust set allow_insecure_remote)"
+            )
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -144,7 +168,7 @@ def load_settings(kind: type[S], flags: list[str] | None = None, **values: Any) 
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "settings"
-        message = f"{field}: {first['msg'].lower()}, found {str(first.get('input'))[:80]!r}"
+        message = f"{field}: {first['msg'].lower().removeprefix('value error, ')}, found {str(first.get('input'))[:80]!r}"
         flag = f"--{field.replace('_', '-')}"
         raise InvalidSettingError(message, hint=f"set it with {flag} or FLOWCTL_{field.upper()}") from error
     except (SettingsError, OSError, ValueError) as error:

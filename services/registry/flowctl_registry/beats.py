@@ -30,8 +30,8 @@ class Beats:
 
     @property
     def waiting(self) -> int:
-        """How many beats wait for a group."""
-        return len(self._waiting)
+        """How many beats wait for a group, those whose senders have given up not counted."""
+        return sum(not stored.done() for _, stored in [*self._waiting])  # a copy: metrics are read on another thread
 
     async def submit(self, beat: Heartbeat) -> None:
         """Store one heartbeat; returns when it is there.

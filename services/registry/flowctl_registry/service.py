@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from prometheus_client.registry import Collector
 
 from flowctl import __version__, api
 from flowctl.endpoints import Endpoints
-from flowctl.errors import InvalidSettingError, JournalUnavailableError
+from flowctl.errors import JournalUnavailableError
 from flowctl.journal.log import ServiceBeat
 from flowctl.serving import ServiceContext
-from flowctl.settings import RegistrySettings
+from flowctl.settings import RegistrySettings, is_loopback
 from flowctl_registry.beats import Beats
 from flowctl_registry.handlers import Handlers
 from flowctl_registry.live import Live
@@ -33,14 +32,13 @@ log = logging.getLogger("flowctl.registry")
 
 
 class RegistryService:
-    """The registry. With ``fallback_port``, a busy port is replaced by any free one; ``address`` says where it listens."""
+    """The registry. ``address`` says where it listens."""
 
     name = api.REGISTRY
 
-    def __init__(self, context: ServiceContext, settings: RegistrySettings, *, fallback_port: bool = False) -> None:
+    def __init__(self, context: ServiceContext, settings: RegistrySettings) -> None:
         self._context = context
         self._settings = settings
-        self._fallback_port = fallback_port
         self._beats = Beats(context.store)
         self._live = Live()
         self._watches = Watches(context.projection)
@@ -121,16 +119,10 @@ class RegistryService:
 
     def _bind(self, server: RegistryServer) -> None:
         listen = self._settings.registry_listen
-        host = listen.rpartition(":")[0].strip("[]")
-        if not _is_loopback(host):
+        host = listen.rpartition(":")[0]
+        if not is_loopback(host):
             log.warning("the registry listens on %s without TLS: whoever reaches it can register components", listen)
-        try:
-            server.bind(listen)
-        except InvalidSettingError:
-            if not self._fallback_port:
-                raise
-            server.bind(f"{listen.rpartition(':')[0]}:0")
-            log.warning("%s is in use, the registry listens on %s instead", listen, server.address)
+        server.bind(listen)
 
     async def _follow(self) -> None:
         """Keep the last heartbeats, whichever replica stored them."""
@@ -180,10 +172,3 @@ class _Numbers(Collector):
         yield CounterMetricFamily("flowctl_registry_heartbeat_groups", "Publishes of heartbeats", self._beats.groups)
         yield GaugeMetricFamily("flowctl_registry_heartbeats_waiting", "Heartbeats not yet stored", self._beats.waiting)
         yield GaugeMetricFamily("flowctl_registry_watchers", "Open topology watches", self._watches.watchers)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
