@@ -13,7 +13,9 @@
     │   ├── ConflictError            somebody else wrote to the aggregate first: read again, decide again
     │   ├── JournalUnavailableError  the server does not answer          exit 3
     │   ├── JournalMisconfiguredError  the server would lose what it acknowledges
-    │   └── JournalCorruptError      entries are missing or changed
+    │   ├── JournalCorruptError      entries are missing or changed
+    │   ├── DeadLettersFullError     there is no room for another dead letter
+    │   └── LetterTooLargeError      the server takes no message as large as this dead letter
     ├── ControlPlaneUnreachableError no service answers                  exit 3
     ├── DeadlineError                it took longer than the caller allows  exit 4
     ├── DriverError                  a driver could not start, stop or find an instance
@@ -99,6 +101,14 @@ class JournalMisconfiguredError(JournalError):
 
 class JournalCorruptError(JournalError):
     """Entries that were there are missing, out of order or changed."""
+
+
+class DeadLettersFullError(JournalError):
+    """There is no room for another dead letter; none was stored."""
+
+
+class LetterTooLargeError(JournalError):
+    """An event cannot be kept as a dead letter: the server takes no message of its size."""
 
 
 class ControlPlaneUnreachableError(FlowctlError):

@@ -29,7 +29,8 @@ LOG_LIMIT_BYTES: Final = 8 * 1024 * 1024
 LOG_FILES: Final = 3
 FILE_STORE_BYTES: Final = 1 << 40
 MEMORY_STORE_BYTES: Final = 64 * 1024 * 1024
-MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+# An event of the data plane (4 MiB) fits, with what a dead letter says of it.
+MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 5.0
 STEADY_AFTER_S: Final = 10.0
 MAX_BACKOFF_S: Final = 5.0

@@ -8,6 +8,7 @@ from msgspec import field
 
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, JournalEvent
+from flowctl.journal.letters import DeadLetters
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -61,16 +62,21 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an instance said of itself. ``metrics`` are counters and gauges by name."""
+    """What an instance said of itself. ``metrics`` are counters and gauges by name.
+
+    ``ending`` is why it ends, in the last one of an instance that ends on purpose: its counters change no more.
+    """
 
     instance: InstanceId
     incarnation: int
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     edges: list["EdgeCounters"] = field(default_factory=list["EdgeCounters"])
+    groups: list["GroupCounters"] = field(default_factory=list["GroupCounters"])
+    ending: str = ""
 
 
 class EdgeCounters(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One end of an edge: ``peer`` is ``<component>.<index>``, ``direction`` ``in`` or ``out``."""
+    """One end of an edge: ``peer`` is ``<component>.<index>``, ``direction`` ``in`` or ``out``; cf. ``EdgeMetrics``."""
 
     peer: str
     direction: str
@@ -79,6 +85,30 @@ class EdgeCounters(msgspec.Struct, frozen=True, omit_defaults=True):
     in_flight: int = 0
     resent_total: int = 0
     connected: bool = False
+    dropped_total: int = 0
+    acked_total: int = 0
+    superseded_total: int = 0
+    sender_incarnation: int = 0
+    epoch: int = 0
+    next_offset: int = 0
+    done_offset: int = 0
+    oldest_s: float = 0.0
+    source_lag_s: float = 0.0
+    credit_events: int = 0
+    credit_bytes: int = 0
+    delivery_buckets: list[int] = field(default_factory=list[int])
+    delivery_s_total: float = 0.0
+
+
+class GroupCounters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a downstream component was given, over all its instances; see ``GroupMetrics`` in the contract."""
+
+    component: str
+    offered_total: int = 0
+    acked_total: int = 0
+    in_flight: int = 0
+    dropped_total: int = 0
+    skipped_total: int = 0
 
 
 class HostBeat(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -238,6 +268,11 @@ class Store(Protocol):
     @property
     def logs(self) -> Logs:
         """The output of instances."""
+        ...
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The events that components gave up on."""
         ...
 
     @property

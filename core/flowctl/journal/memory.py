@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from flowctl.clock import Clock, SystemClock
-from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError
-from flowctl.journal import chain, codec, subjects
+from flowctl.errors import ConflictError, DeadLettersFullError, JournalCorruptError, JournalUnavailableError, NotFoundError
+from flowctl.journal import chain, codec, letters, subjects
 from flowctl.journal.events import Aggregate
+from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
 from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, StoredBeat
 
 
@@ -35,6 +36,7 @@ class MemoryStore:
         self.journal = MemoryJournal(self, new_id or (lambda: uuid.uuid4().hex))
         self.heartbeats = MemoryHeartbeats(self)
         self.logs = MemoryLogs(self)
+        self.dead_letters = MemoryDeadLetters(self)
 
     @property
     def connected(self) -> bool:
@@ -218,3 +220,48 @@ class MemoryLogs:
                     yield self._lines[at - 1]
             await self._store.changed()
             self._store.check()
+
+
+class MemoryDeadLetters:
+    """See ``DeadLetters``. ``max_bytes`` is how much there is room for."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._letters: list[StoredLetter] = []
+        self._numbers: dict[str, int] = {}
+        self.max_bytes = 1024 * 1024 * 1024
+        self.size = 0
+
+    async def put(self, letter: DeadLetter, payload: bytes) -> int:
+        """See ``DeadLetters``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        if letter.key in self._numbers:
+            return self._numbers[letter.key]
+        size = len(letters.encode(letter, payload))
+        if self.size + size > self.max_bytes:
+            raise DeadLettersFullError("the dead letters have no room for another one: maximum bytes exceeded")
+        self.size += size
+        number = self._numbers[letter.key] = len(self._letters) + 1
+        self._letters.append(StoredLetter(number, self._store.clock.wall_ns(), letter, payload))
+        return number
+
+    async def get(self, number: int) -> StoredLetter:
+        """See ``DeadLetters``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        if not 1 <= number <= len(self._letters):
+            raise NotFoundError(f"there is no dead letter {number}")
+        return self._letters[number - 1]
+
+    async def envelopes(self, pipeline: str, component: str | None = None) -> list[Envelope]:
+        """See ``DeadLetters``."""
+        return [Envelope(stored.number, stored.letter.instance) async for stored in self.read(pipeline, component)]
+
+    async def read(self, pipeline: str, component: str | None = None, *, after: int = 0) -> AsyncIterator[StoredLetter]:
+        """See ``DeadLetters``."""
+        self._store.check()
+        for stored in self._letters[after:]:
+            instance = stored.letter.instance
+            if instance.pipeline == pipeline and component in (None, instance.component):
+                yield stored

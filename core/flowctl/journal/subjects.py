@@ -7,6 +7,7 @@ Token counts are fixed, so that one wildcard answers a question: all status chan
 import re
 from typing import Final
 
+from flowctl.errors import InvalidIdError
 from flowctl.ids import InstanceId, is_id
 from flowctl.journal.events import EVENT_TYPES, Aggregate, AggregateKind, JournalEvent
 from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat
@@ -14,14 +15,17 @@ from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat
 JOURNAL_STREAM: Final = "FLOWCTL_JOURNAL"
 HEARTBEAT_STREAM: Final = "FLOWCTL_HEARTBEATS"
 LOG_STREAM: Final = "FLOWCTL_LOGS"
+DEAD_LETTER_STREAM: Final = "FLOWCTL_DEAD_LETTERS"
 
 JOURNAL_ROOT: Final = "flowctl.journal"
 HEARTBEAT_ROOT: Final = "flowctl.heartbeat"
 LOG_ROOT: Final = "flowctl.log"
+DEAD_LETTER_ROOT: Final = "flowctl.deadletter"
 
 JOURNAL_ALL: Final = f"{JOURNAL_ROOT}.>"
 HEARTBEAT_ALL: Final = f"{HEARTBEAT_ROOT}.>"
 LOG_ALL: Final = f"{LOG_ROOT}.>"
+DEAD_LETTER_ALL: Final = f"{DEAD_LETTER_ROOT}.>"
 
 # CloudEvents 1.0, NATS protocol binding, binary content mode; extension attributes are lower-case letters and digits.
 CE_SPECVERSION: Final = "ce-specversion"
@@ -130,3 +134,24 @@ def log_subject(instance: InstanceId) -> str:
 def log_filter(pipeline: str, component: str | None = None, index: int | None = None) -> str:
     """The wildcard for the output of a pipeline, a component or one instance."""
     return f"{LOG_ROOT}.{pipeline}.{component or '*'}.{'*' if index is None else index}"
+
+
+def dead_letter_subject(instance: InstanceId) -> str:
+    """Where the events that an instance gave up on are published."""
+    return f"{DEAD_LETTER_ROOT}.{instance.pipeline}.{instance.component}.{instance.index}"
+
+
+def dead_letter_filter(pipeline: str, component: str | None = None) -> str:
+    """The wildcard for the dead letters of a pipeline or a component."""
+    return f"{DEAD_LETTER_ROOT}.{pipeline}.{component or '*'}.*"
+
+
+def dead_letter_instance(subject: str) -> InstanceId | None:
+    """The instance that gave up on the letter of this subject; None if it is none."""
+    parts = subject.split(".")
+    if len(parts) != 5 or not subject.startswith(f"{DEAD_LETTER_ROOT}."):
+        return None
+    try:
+        return InstanceId.checked(parts[2], parts[3], parts[4])
+    except InvalidIdError:
+        return None

@@ -90,14 +90,24 @@ class _Mailbox:
 class StreamReader:
     """One reading of one stream, or of what ``subject`` filters of it.
 
-    ``contiguous`` demands that every stream sequence after the position is there; only without a filter.
+    ``contiguous`` demands that every stream sequence after the position is there; only without a filter. ``headers_only`` leaves
+    the data at the server.
     """
 
-    def __init__(self, connection: Connection, stream: str, *, subject: str | None = None, contiguous: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        *,
+        subject: str | None = None,
+        contiguous: bool = False,
+        headers_only: bool = False,
+    ) -> None:
         self._connection = connection
         self._stream = stream
         self._subject = subject
         self._contiguous = contiguous
+        self._headers_only = headers_only
         self._mailbox = _Mailbox()
         self._inbox = f"{connection.inbox}.c.{next(_names)}"
         self._consumer = ""
@@ -170,6 +180,8 @@ class StreamReader:
         }
         if self._subject is not None:
             config["filter_subject"] = self._subject
+        if self._headers_only:
+            config["headers_only"] = True
         if self._at.last_per_subject:
             config |= {"deliver_policy": "last_per_subject", "filter_subject": self._subject or ">"}
         else:

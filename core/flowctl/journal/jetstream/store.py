@@ -1,4 +1,4 @@
-"""The store on JetStream: one connection, three streams, and the checks before the first byte."""
+"""The store on JetStream: one connection, the streams, and the checks before the first byte."""
 
 import asyncio
 from datetime import datetime
@@ -11,6 +11,7 @@ from flowctl.journal.jetstream import server_check, streams
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.heartbeats import JetStreamHeartbeats
 from flowctl.journal.jetstream.journal import JetStreamJournal
+from flowctl.journal.jetstream.letters import JetStreamDeadLetters
 from flowctl.journal.jetstream.logs import JetStreamLogs
 
 STALE_ANSWERS: Final = 5
@@ -24,6 +25,7 @@ class JetStreamStore:
         self.journal = JetStreamJournal(connection, clock)
         self.heartbeats = JetStreamHeartbeats(connection, self.journal.observe)
         self.logs = JetStreamLogs(connection)
+        self.dead_letters = JetStreamDeadLetters(connection)
 
     @classmethod
     async def connect(
@@ -74,6 +76,8 @@ class JetStreamStore:
         found = await streams.ensure_stream(self._connection, streams.journal_settings(copies), create=create)
         for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
             await streams.ensure_stream(self._connection, settings, create=create)
+        if create:  # a store of an earlier version has none until a service has started on it
+            await streams.ensure_stream(self._connection, streams.dead_letter_settings(copies), create=True)
         self.journal.observe(_nanoseconds(found.ts), seen)
         self.journal.check_identity(found)
         self._check_end(found)
@@ -122,7 +126,7 @@ class JetStreamStore:
         return self._connection.client
 
     async def stream_last_sequence(self, stream: str) -> int:
-        """The sequence of the last message of one of the three streams, 0 if it never had one.
+        """The sequence of the last message of one of the streams, 0 if it never had one.
 
         Raises:
             JournalUnavailableError: the server does not answer.

@@ -1,4 +1,4 @@
-"""The three streams: what they must be, what they are, and the refusal when the two differ. Never alters a stream."""
+"""The streams: what they must be, what they are, and the refusal when the two differ. Never alters a stream."""
 
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ DEDUP_WINDOW_S: Final = 120
 HEARTBEAT_AGE_S: Final = 6 * 3600
 HEARTBEAT_BYTES: Final = 256 * 1024 * 1024
 LOG_BYTES: Final = 1024 * 1024 * 1024
+DEAD_LETTER_BYTES: Final = 1024 * 1024 * 1024
 
 STREAM_NOT_FOUND: Final = 10059
 STREAM_EXISTS: Final = 10058
@@ -68,6 +69,19 @@ def log_settings(replicas: int) -> Settings:
     }
 
 
+def dead_letter_settings(replicas: int) -> Settings:
+    """Dead letters: on disk before they are acknowledged; a full stream takes no more rather than forget the oldest."""
+    return journal_settings(replicas) | {
+        "name": subjects.DEAD_LETTER_STREAM,
+        "description": "flowctl: events that components gave up on",
+        "subjects": [subjects.DEAD_LETTER_ALL],
+        "max_bytes": DEAD_LETTER_BYTES,
+        "deny_delete": False,
+        "deny_purge": False,
+        "allow_atomic": False,
+    }
+
+
 def _volatile(replicas: int) -> Settings:
     return {
         "retention": "limits",
@@ -85,7 +99,8 @@ def _volatile(replicas: int) -> Settings:
     }
 
 
-# What an operator may choose otherwise: how much room the volatile streams get, and what they are called for people.
+# What an operator may choose otherwise: how much room the volatile streams and the dead letters get, and what they are called
+# for people.
 _FREE: Final = frozenset({"description", "max_msgs", "max_msgs_per_subject", "max_msg_size", "max_consumers"})
 _FREE_WHEN_VOLATILE: Final = frozenset({"max_bytes", "max_age", "duplicate_window", "persist_mode", "allow_direct"})
 _EMPTY: Final[dict[str, object]] = {
@@ -107,12 +122,14 @@ def misconfigured(wanted: Settings, found: Settings) -> str | None:
     for name, want in wanted.items():
         if name in _FREE or (volatile and name in _FREE_WHEN_VOLATILE):
             continue
+        if name == "max_bytes" and want != -1:
+            continue
         have = found.get(name, _EMPTY.get(name))
         if have != want:
             return _sentence(wanted["name"], name, have, want)
     if not volatile:
         for name in _UNLIMITED:
-            if (found.get(name) or -1) > 0:
+            if wanted[name] == -1 and (found.get(name) or -1) > 0:
                 return _sentence(wanted["name"], name, found[name], -1)
         for name in ("mirror", "sources", "republish", "subject_transform", "sealed", "allow_msg_ttl"):
             if found.get(name):
