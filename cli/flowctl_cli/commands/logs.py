@@ -9,7 +9,6 @@ import msgspec
 import typer
 
 from flowctl.errors import JournalUnavailableError
-from flowctl.ids import InstanceId
 from flowctl.journal.log import LogLine, Logs
 from flowctl_cli import plane
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
@@ -72,17 +71,45 @@ async def _show(
 
 async def follow_lines(logs: Logs, target: Target, show: Callable[[LogLine], None], *, tail: int | None) -> None:
     """Show stored lines and then every new one, for ever; goes on where it was when the journal went away and came back."""
-    last_ns: dict[InstanceId, int] = {}
+    shown = Shown()
     while True:
         try:
             async for line in logs.read(target.pipeline, component=target.component, index=target.index, tail=tail, follow=True):
-                if line.time_ns > last_ns.get(line.instance, -1):
+                if shown.takes(line):
                     show(line)
-                    last_ns[line.instance] = line.time_ns
         except JournalUnavailableError as error:
             note(f"waiting for the journal: {error.message}")
-            tail = RESUME_LINES
+            if shown.resume():
+                tail = RESUME_LINES
             await asyncio.sleep(1.0)
+
+
+class Shown:
+    """What has been shown already. Lines are known by their ids: many may carry the same time."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+        self._last_ns = 0
+        self._resuming = False
+
+    def resume(self) -> bool:
+        """Reading begins again, somewhere before the last line that was shown; false if there was none."""
+        self._resuming = bool(self._ids)
+        return self._resuming
+
+    def takes(self, line: LogLine) -> bool:
+        """Is this line to be shown now? If so it counts as shown."""
+        if line.id and line.id in self._ids:
+            self._resuming = False
+            return False
+        if self._resuming and line.time_ns < self._last_ns:
+            return False  # from before the first line that was asked for
+        self._last_ns = line.time_ns
+        if line.id:
+            self._ids[line.id] = None
+        if len(self._ids) > RESUME_LINES:
+            del self._ids[next(iter(self._ids))]
+        return True
 
 
 _HUES: Final = ("36", "35", "34", "33", "32", "96", "95", "94")
