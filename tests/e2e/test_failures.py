@@ -104,7 +104,7 @@ def component_pids(flowctl: Flowctl) -> dict[str, str]:
 
 def heartbeat_ages(flowctl: Flowctl) -> list[float]:
     """How long ago each instance was last heard, seconds; infinite if never by this registry."""
-    return [(each["live"] or {}).get("heartbeat_age_s", float("inf")) for each in flowctl.instances().values()]
+    return [each["live"]["heartbeat_age_s"] if each["live"] else float("inf") for each in flowctl.instances().values()]
 
 
 def test_a_killed_server_is_replaced_and_adopts_what_runs(flowctl: Flowctl, tmp_path: Path):
