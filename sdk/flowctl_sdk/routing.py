@@ -16,6 +16,7 @@ from flowctl_sdk.columns import Columns
 from flowctl_sdk.faults import EventTooLargeError
 from flowctl_sdk.keys import KeysOf, keys_of
 from flowctl_sdk.outbox import Entry, Outbox, entry_of
+from flowctl_sdk.tap import Tap
 from flowctl_sdk.wire import FRAME_BYTES, MAX_MESSAGE_BYTES
 
 MemberName = tuple[str, int]
@@ -138,6 +139,7 @@ class Router:
         self.groups: dict[str, Group] = {}
         self.known = False
         self.finished = False
+        self.taps: list[Tap] = []
         self._epochs = count(1)
 
     @property
@@ -188,6 +190,9 @@ class Router:
             if len(encoded) + FRAME_BYTES > MAX_MESSAGE_BYTES:
                 self._dispatch_halves(part, len(encoded), pendings)
                 continue
+            if self.taps:
+                for tap in self.taps:
+                    tap.offer(len(part), encoded)
             for group in self.groups.values():
                 group.route(part, encoded, pendings)
 

@@ -12,6 +12,7 @@ from flowctl.data.v1.data_pb2 import Ack, Credit, FromDownstream, Hello
 from flowctl.ids import InstanceId
 from flowctl_sdk.credit import Allowance
 from flowctl_sdk.faults import ProtocolError
+from flowctl_sdk.onlookers import Onlookers
 from flowctl_sdk.outbox import Outbox
 from flowctl_sdk.routing import Router
 from flowctl_sdk.signals import Bell, Signal
@@ -86,11 +87,15 @@ class EventStream:
         self._links: dict[tuple[str, int], Link] = {}
         self._seen: dict[tuple[str, int], int] = {}
         self._members = Bell()
+        self._onlookers = Onlookers(me, incarnation, router)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """To be added to a server. Messages stay bytes, so that a broken one is ours to name."""
-        method = cast("Any", grpc.stream_stream_rpc_method_handler)(self.subscribe)
-        return grpc.method_handlers_generic_handler(SERVICE, {"Subscribe": method})
+        methods = {
+            "Subscribe": cast("Any", grpc.stream_stream_rpc_method_handler)(self.subscribe),
+            "Tap": cast("Any", grpc.unary_stream_rpc_method_handler)(self._onlookers.tap),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def expect(self, component: str, index: int, incarnation: int) -> None:
         """The topology names this incarnation: lower ones are zombies."""
@@ -101,6 +106,7 @@ class EventStream:
         for link in self._links.values():
             link.closing = True
             link.wake.set()
+        self._onlookers.close()
 
     def members_changed(self) -> None:
         """The router has a new topology: streams of those that left end, and those who waited to be in it go on."""

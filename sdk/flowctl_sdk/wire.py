@@ -4,9 +4,10 @@ The columns of a batch are encoded once, however many edges they go out on: prot
 fields, so each edge only puts its own offset in front.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
-from flowctl.data.v1.data_pb2 import Batch, EndOfStream, FromUpstream, Peer, Welcome
+from flowctl.data.v1.data_pb2 import Batch, EndOfStream, FromUpstream, Peer, TapBatch, Welcome
 from flowctl.ids import InstanceId
 
 PROTOCOL: Final = 1
@@ -17,6 +18,8 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 FRAME_BYTES: Final = 32
 
 _BATCH_TAG: Final = bytes([FromUpstream.BATCH_FIELD_NUMBER << 3 | 2])
+_SAMPLE_TAG: Final = bytes([TapBatch.BATCHES_FIELD_NUMBER << 3 | 2])
+_SKIPPED_TAG: Final = bytes([TapBatch.SKIPPED_FIELD_NUMBER << 3])
 _OFFSET_TAG: Final = bytes([Batch.FIRST_OFFSET_FIELD_NUMBER << 3])
 
 _SHARED_OPTIONS: Final[list[tuple[str, int]]] = [
@@ -68,6 +71,14 @@ def welcome_frame(upstream: Peer, first_offset: int, epoch: int) -> bytes:
 def end_frame(next_offset: int) -> bytes:
     """The last message of an upstream."""
     return FromUpstream(end_of_stream=EndOfStream(next_offset=next_offset)).SerializeToString()
+
+
+def tap_frame(samples: Sequence[bytes], skipped: int) -> bytes:
+    """The ``TapBatch`` of these encoded columns."""
+    parts: list[bytes] = []
+    for sample in samples:
+        parts += (_SAMPLE_TAG, _varint(len(sample)), sample)
+    return b"".join((*parts, _SKIPPED_TAG, _varint(skipped)))
 
 
 def _varint(value: int) -> bytes:

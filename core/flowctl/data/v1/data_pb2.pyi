@@ -367,3 +367,55 @@ class EndOfStream(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndOfStream: _TypeAlias = EndOfStream  # noqa: Y015
+
+@_typing.final
+class TapRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_S_FIELD_NUMBER: _builtins.int
+    events_per_s: _builtins.int
+    """How many events a second the caller wants at most: 1 to 10000; 0 is 100."""
+    @_builtins.property
+    def upstream(self) -> Global___Peer:
+        """The instance that the caller means to reach; another one refuses with FAILED_PRECONDITION. incarnation 0: any."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Global___Peer | None = ...,
+        events_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_per_s", b"events_per_s", "upstream", b"upstream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TapRequest: _TypeAlias = TapRequest  # noqa: Y015
+
+@_typing.final
+class TapBatch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    skipped: _builtins.int
+    """Events that passed since the last message and are not in this one."""
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Batch]:
+        """Samples, oldest first. Their offsets mean nothing."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___Batch] | None = ...,
+        skipped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TapBatch: _TypeAlias = TapBatch  # noqa: Y015

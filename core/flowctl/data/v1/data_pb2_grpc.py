@@ -39,6 +39,11 @@ class EventStreamStub:
                 request_serializer=flowctl_dot_data_dot_v1_dot_data__pb2.FromDownstream.SerializeToString,
                 response_deserializer=flowctl_dot_data_dot_v1_dot_data__pb2.FromUpstream.FromString,
                 _registered_method=True)
+        self.Tap = channel.unary_stream(
+                '/flowctl.data.v1.EventStream/Tap',
+                request_serializer=flowctl_dot_data_dot_v1_dot_data__pb2.TapRequest.SerializeToString,
+                response_deserializer=flowctl_dot_data_dot_v1_dot_data__pb2.TapBatch.FromString,
+                _registered_method=True)
 
 
 class EventStreamServicer:
@@ -50,6 +55,14 @@ class EventStreamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tap(self, request, context):
+        """A sample of what the instance sends downstream, for people who look on. Takes no part in delivery: who taps too slowly misses
+        events and holds nobody up. Ends when the instance does. An instance that cannot be tapped answers UNIMPLEMENTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventStreamServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +70,11 @@ def add_EventStreamServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=flowctl_dot_data_dot_v1_dot_data__pb2.FromDownstream.FromString,
                     response_serializer=flowctl_dot_data_dot_v1_dot_data__pb2.FromUpstream.SerializeToString,
+            ),
+            'Tap': grpc.unary_stream_rpc_method_handler(
+                    servicer.Tap,
+                    request_deserializer=flowctl_dot_data_dot_v1_dot_data__pb2.TapRequest.FromString,
+                    response_serializer=flowctl_dot_data_dot_v1_dot_data__pb2.TapBatch.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +104,33 @@ class EventStream:
             '/flowctl.data.v1.EventStream/Subscribe',
             flowctl_dot_data_dot_v1_dot_data__pb2.FromDownstream.SerializeToString,
             flowctl_dot_data_dot_v1_dot_data__pb2.FromUpstream.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/flowctl.data.v1.EventStream/Tap',
+            flowctl_dot_data_dot_v1_dot_data__pb2.TapRequest.SerializeToString,
+            flowctl_dot_data_dot_v1_dot_data__pb2.TapBatch.FromString,
             options,
             channel_credentials,
             insecure,

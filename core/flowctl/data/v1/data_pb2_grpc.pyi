@@ -34,11 +34,19 @@ class EventStreamStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventStreamAsyncStub: ...
     Subscribe: _grpc.StreamStreamMultiCallable[_data_pb2.FromDownstream, _data_pb2.FromUpstream]
+    Tap: _grpc.UnaryStreamMultiCallable[_data_pb2.TapRequest, _data_pb2.TapBatch]
+    """A sample of what the instance sends downstream, for people who look on. Takes no part in delivery: who taps too slowly misses
+    events and holds nobody up. Ends when the instance does. An instance that cannot be tapped answers UNIMPLEMENTED.
+    """
 
 @_typing.type_check_only
 class EventStreamAsyncStub(EventStreamStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.StreamStreamMultiCallable[_data_pb2.FromDownstream, _data_pb2.FromUpstream]  # type: ignore[assignment]
+    Tap: _aio.UnaryStreamMultiCallable[_data_pb2.TapRequest, _data_pb2.TapBatch]  # type: ignore[assignment]
+    """A sample of what the instance sends downstream, for people who look on. Takes no part in delivery: who taps too slowly misses
+    events and holds nobody up. Ends when the instance does. An instance that cannot be tapped answers UNIMPLEMENTED.
+    """
 
 class EventStreamServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,5 +55,15 @@ class EventStreamServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_data_pb2.FromDownstream],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_pb2.FromUpstream], _abc.AsyncIterator[_data_pb2.FromUpstream]]: ...
+
+    @_abc_1.abstractmethod
+    def Tap(
+        self,
+        request: _data_pb2.TapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_pb2.TapBatch], _abc.AsyncIterator[_data_pb2.TapBatch]]:
+        """A sample of what the instance sends downstream, for people who look on. Takes no part in delivery: who taps too slowly misses
+        events and holds nobody up. Ends when the instance does. An instance that cannot be tapped answers UNIMPLEMENTED.
+        """
 
 def add_EventStreamServicer_to_server(servicer: EventStreamServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
