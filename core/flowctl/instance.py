@@ -17,7 +17,9 @@ from flowctl.journal.events import (
     ComponentEvent,
     ComponentExited,
     ComponentFailed,
+    ComponentLettersRedriven,
     ComponentProbed,
+    ComponentRedriveRequested,
     ComponentRegistered,
     ComponentStarted,
     ComponentStarting,
@@ -124,6 +126,10 @@ class Instance(msgspec.Struct):
     restarts: int = 0
     checkpoint: Checkpoint | None = None
     run_floor: int = 0
+    redriving: set[int] = field(default_factory=set[int])
+    """The numbers of the dead letters that it is to process once more and has not settled yet."""
+    redriven: set[int] = field(default_factory=set[int])
+    """Those that it has delivered to every sink."""
     since_ns: int = 0
     seq: int = 0
 
@@ -295,6 +301,20 @@ def _checkpoint(instance: Instance, event: CheckpointCommitted, entry: Entry) ->
         instance.checkpoint = Checkpoint(event.position, event.cursor, event.incarnation)
 
 
+def _redrive_requested(instance: Instance, event: ComponentRedriveRequested, entry: Entry) -> None:
+    del entry
+    instance.redriving.update(event.letters)
+    instance.redriven.difference_update(event.letters)
+
+
+def _letters_redriven(instance: Instance, event: ComponentLettersRedriven, entry: Entry) -> None:
+    del entry
+    settled = instance.redriving.intersection(event.letters)
+    instance.redriving -= settled
+    if event.outcome == "delivered":
+        instance.redriven |= settled
+
+
 _FOLDS: Final[Mapping[type[JournalEvent], Callable[[Instance, Any, Entry], None]]] = {
     ComponentAssigned: _assigned,
     ComponentUnassigned: _unassigned,
@@ -307,9 +327,13 @@ _FOLDS: Final[Mapping[type[JournalEvent], Callable[[Instance, Any, Entry], None]
     ComponentExited: _exited,
     ComponentFailed: _failed,
     CheckpointCommitted: _checkpoint,
+    ComponentRedriveRequested: _redrive_requested,
+    ComponentLettersRedriven: _letters_redriven,
 }
 
-_KEEP_PHASE: Final[frozenset[type[JournalEvent]]] = frozenset({ComponentStatusChanged, ComponentProbed, CheckpointCommitted})
+_KEEP_PHASE: Final[frozenset[type[JournalEvent]]] = frozenset(
+    {ComponentStatusChanged, ComponentProbed, CheckpointCommitted, ComponentRedriveRequested, ComponentLettersRedriven}
+)
 """The frequent ones, which never change a phase: no need to look."""
 
 

@@ -19,7 +19,9 @@ from flowctl.journal.events import (
     ComponentEvent,
     ComponentExited,
     ComponentFailed,
+    ComponentLettersRedriven,
     ComponentProbed,
+    ComponentRedriveRequested,
     ComponentRegistered,
     ComponentStarted,
     ComponentStarting,
@@ -70,6 +72,10 @@ COMPONENT_EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     ComponentExited: st.builds(ComponentExited, host=words, incarnation=small, assignment=small, code=st.none() | small),
     ComponentFailed: st.builds(ComponentFailed, host=words, assignment=small, reason=words),
     CheckpointCommitted: st.builds(CheckpointCommitted, incarnation=small, position=small),
+    ComponentRedriveRequested: st.builds(ComponentRedriveRequested, letters=st.lists(small)),
+    ComponentLettersRedriven: st.builds(
+        ComponentLettersRedriven, incarnation=small, letters=st.lists(small), outcome=st.sampled_from(["delivered", "failed"])
+    ),
 }
 PIPELINE_EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     PipelineSubmitted: st.builds(
@@ -319,3 +325,15 @@ def _seconds(entries: list[Entry]) -> float:
     start = time.perf_counter()
     fold(entries)
     return time.perf_counter() - start
+
+
+def test_redriven_letters_are_remembered_with_their_outcome():
+    """What is to be redriven stays so over restarts until it is settled; settling what was not asked for changes nothing."""
+    ledger = Ledger()
+    ledger.write(ONE, ComponentRedriveRequested(letters=[7, 9, 12]))
+    ledger.write(ONE, ComponentLettersRedriven(incarnation=1, letters=[9, 50], outcome="delivered"))
+    ledger.write(ONE, ComponentLettersRedriven(incarnation=1, letters=[12], outcome="failed", error="ValueError: x"))
+    instance = ledger.fleet.instances[ONE]
+    assert (instance.redriving, instance.redriven) == ({7}, {9})
+    ledger.write(ONE, ComponentRedriveRequested(letters=[9, 12]))
+    assert (instance.redriving, instance.redriven) == ({7, 9, 12}, set())

@@ -16,6 +16,7 @@ from flowctl.spec.model import Component, Driver, Kind, Pipeline
 Status = Literal["healthy", "unhealthy", "unknown"]
 PipelineStatus = Literal["deploying", "running", "degraded", "stopping", "completed", "stopped", "failed"]
 DeregisterReason = Literal["completed", "stopped", "failed"]
+RedriveOutcome = Literal["delivered", "failed"]
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=True):
@@ -166,6 +167,21 @@ class CheckpointCommitted(Fact, frozen=True, kw_only=True):
     cursor: str = ""
 
 
+class ComponentRedriveRequested(Fact, frozen=True, kw_only=True):
+    """The instance is to process these dead letters (numbers, at most 1,000) once more."""
+
+    letters: list[int]
+
+
+class ComponentLettersRedriven(Fact, frozen=True, kw_only=True):
+    """What came of redriven dead letters: ``delivered`` to every sink, or the component ``failed`` on them again."""
+
+    incarnation: int
+    letters: list[int]
+    outcome: RedriveOutcome
+    error: str = ""
+
+
 # --- hosts -----------------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +226,8 @@ ComponentEvent = (
     | ComponentExited
     | ComponentFailed
     | CheckpointCommitted
+    | ComponentRedriveRequested
+    | ComponentLettersRedriven
 )
 PipelineEvent = PipelineSubmitted | PipelineScaled | PipelineStopRequested | PipelineStatusChanged
 HostEvent = HostJoined | HostLost | HostRecovered | HostLeft

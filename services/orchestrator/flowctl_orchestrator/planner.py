@@ -11,7 +11,12 @@ from flowctl.decision import Decision
 from flowctl.errors import ConflictError, DeadlineError, JournalCorruptError, JournalUnavailableError
 from flowctl.fleet import Fleet
 from flowctl.journal.chain import MAX_DRAFTS
-from flowctl.journal.events import CheckpointCommitted, ComponentProbed
+from flowctl.journal.events import (
+    CheckpointCommitted,
+    ComponentLettersRedriven,
+    ComponentProbed,
+    ComponentRedriveRequested,
+)
 from flowctl.journal.log import Entry
 from flowctl.projection import Projection
 from flowctl_orchestrator.plan import Plan, plan_pipeline
@@ -20,7 +25,7 @@ RETRY_S: Final = 0.5
 TROUBLE_RETRY_S: Final = 5.0
 
 _S: Final = 1_000_000_000
-_MEANINGLESS: Final = (CheckpointCommitted, ComponentProbed)
+_MEANINGLESS: Final = (CheckpointCommitted, ComponentProbed, ComponentRedriveRequested, ComponentLettersRedriven)
 """Frequent entries from which no plan ever follows."""
 
 log = logging.getLogger("flowctl.orchestrator")

@@ -10,14 +10,26 @@ from typing import Final
 
 from flowctl.errors import ControlPlaneUnreachableError
 from flowctl.fleet import Fleet
-from flowctl.journal.events import CheckpointCommitted, ComponentProbed, ComponentStatusChanged
+from flowctl.journal.events import (
+    CheckpointCommitted,
+    ComponentLettersRedriven,
+    ComponentProbed,
+    ComponentRedriveRequested,
+    ComponentStatusChanged,
+)
 from flowctl.journal.log import Entry
 from flowctl.projection import Projection, refusal
 from flowctl_registry.decide import admit
 from flowctl_registry.links import Topology, topology_of
 from flowctl_registry.requests import Caller
 
-IRRELEVANT: Final = (ComponentStatusChanged, ComponentProbed, CheckpointCommitted)
+IRRELEVANT: Final = (
+    ComponentStatusChanged,
+    ComponentProbed,
+    CheckpointCommitted,
+    ComponentRedriveRequested,
+    ComponentLettersRedriven,
+)
 """Entries of a component that change nobody's neighbours."""
 
 

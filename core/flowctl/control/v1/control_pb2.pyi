@@ -298,6 +298,10 @@ class HeartbeatRequest(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    ending: Global___DeregisterReason.ValueType
+    """Set in the last heartbeat of an instance that ends on purpose: nothing is counted any more."""
     @_builtins.property
     def instance(self) -> Global___Instance: ...
     @_builtins.property
@@ -308,16 +312,22 @@ class HeartbeatRequest(_message.Message):
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeMetrics]:
         """Counters of each edge that this instance has an end of."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupMetrics]:
+        """Counters of each downstream component, over all its instances, past ones too."""
+
     def __init__(
         self,
         *,
         instance: Global___Instance | None = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         edges: _abc.Iterable[Global___EdgeMetrics] | None = ...,
+        groups: _abc.Iterable[Global___GroupMetrics] | None = ...,
+        ending: Global___DeregisterReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "instance", b"instance", "metrics", b"metrics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "ending", b"ending", "groups", b"groups", "instance", b"instance", "metrics", b"metrics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +344,19 @@ class EdgeMetrics(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     RESENT_TOTAL_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
+    DROPPED_TOTAL_FIELD_NUMBER: _builtins.int
+    ACKED_TOTAL_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_TOTAL_FIELD_NUMBER: _builtins.int
+    SENDER_INCARNATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    DONE_OFFSET_FIELD_NUMBER: _builtins.int
+    OLDEST_SECONDS_FIELD_NUMBER: _builtins.int
+    SOURCE_LAG_SECONDS_FIELD_NUMBER: _builtins.int
+    CREDIT_EVENTS_FIELD_NUMBER: _builtins.int
+    CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    DELIVERY_BUCKETS_FIELD_NUMBER: _builtins.int
+    DELIVERY_SECONDS_TOTAL_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """The instance at the other end: "<component>.<index>"."""
     direction: Global___Direction.ValueType
@@ -343,6 +366,38 @@ class EdgeMetrics(_message.Message):
     """Sent and not yet acknowledged, or received and not yet acknowledged."""
     resent_total: _builtins.int
     connected: _builtins.bool
+    dropped_total: _builtins.int
+    """Given up because the edge was full (when_full: drop), and not in events_total; counted by the sending end."""
+    acked_total: _builtins.int
+    """Of events_total, those acknowledged by the peer (out) or done here (in)."""
+    superseded_total: _builtins.int
+    """Of events_total, those received in a sequence of offsets that the peer has replaced since: nobody waits for their
+    acknowledgement, they are sent again; counted by the receiving end.
+    """
+    sender_incarnation: _builtins.int
+    """The sequence of offsets that the next two fields belong to: the incarnation of the sending instance, and the epoch within it.
+    0: none yet, or the component does not count offsets.
+    """
+    epoch: _builtins.int
+    next_offset: _builtins.int
+    """One past the last offset given to the edge (out) or received (in)."""
+    done_offset: _builtins.int
+    """The lowest offset that is not acknowledged (out) or not done (in)."""
+    oldest_seconds: _builtins.float
+    """How long the oldest unacknowledged event has been waiting; counted by the sending end."""
+    source_lag_seconds: _builtins.float
+    """How old the newest event was when it arrived, by its own time; counted by the receiving end."""
+    credit_events: _builtins.int
+    """How much more may be sent (out) or is granted (in)."""
+    credit_bytes: _builtins.int
+    delivery_seconds_total: _builtins.float
+    """The sum of these times over all events."""
+    @_builtins.property
+    def delivery_buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Events by the time from being given to the edge to being acknowledged: one count a bucket (not cumulative), with the upper bounds
+        1, 2.5, 5, 10, 25, 50, 100, 250, 500 ms, 1, 2.5, 5, 10, 30 s and infinity. Empty, or counted by the sending end.
+        """
+
     def __init__(
         self,
         *,
@@ -353,14 +408,64 @@ class EdgeMetrics(_message.Message):
         in_flight: _builtins.int = ...,
         resent_total: _builtins.int = ...,
         connected: _builtins.bool = ...,
+        dropped_total: _builtins.int = ...,
+        acked_total: _builtins.int = ...,
+        superseded_total: _builtins.int = ...,
+        sender_incarnation: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        next_offset: _builtins.int = ...,
+        done_offset: _builtins.int = ...,
+        oldest_seconds: _builtins.float = ...,
+        source_lag_seconds: _builtins.float = ...,
+        credit_events: _builtins.int = ...,
+        credit_bytes: _builtins.int = ...,
+        delivery_buckets: _abc.Iterable[_builtins.int] | None = ...,
+        delivery_seconds_total: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_total", b"bytes_total", "connected", b"connected", "direction", b"direction", "events_total", b"events_total", "in_flight", b"in_flight", "peer", b"peer", "resent_total", b"resent_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_total", b"acked_total", "bytes_total", b"bytes_total", "connected", b"connected", "credit_bytes", b"credit_bytes", "credit_events", b"credit_events", "delivery_buckets", b"delivery_buckets", "delivery_seconds_total", b"delivery_seconds_total", "direction", b"direction", "done_offset", b"done_offset", "dropped_total", b"dropped_total", "epoch", b"epoch", "events_total", b"events_total", "in_flight", b"in_flight", "next_offset", b"next_offset", "oldest_seconds", b"oldest_seconds", "peer", b"peer", "resent_total", b"resent_total", "sender_incarnation", b"sender_incarnation", "source_lag_seconds", b"source_lag_seconds", "superseded_total", b"superseded_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EdgeMetrics: _TypeAlias = EdgeMetrics  # noqa: Y015
+
+@_typing.final
+class GroupMetrics(_message.Message):
+    """What a component downstream was given. offered_total = acked_total + in_flight + dropped_total, at every moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    OFFERED_TOTAL_FIELD_NUMBER: _builtins.int
+    ACKED_TOTAL_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    DROPPED_TOTAL_FIELD_NUMBER: _builtins.int
+    SKIPPED_TOTAL_FIELD_NUMBER: _builtins.int
+    component: _builtins.str
+    offered_total: _builtins.int
+    acked_total: _builtins.int
+    in_flight: _builtins.int
+    dropped_total: _builtins.int
+    skipped_total: _builtins.int
+    """What the instance had emitted before this component was downstream of it."""
+    def __init__(
+        self,
+        *,
+        component: _builtins.str = ...,
+        offered_total: _builtins.int = ...,
+        acked_total: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        dropped_total: _builtins.int = ...,
+        skipped_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_total", b"acked_total", "component", b"component", "dropped_total", b"dropped_total", "in_flight", b"in_flight", "offered_total", b"offered_total", "skipped_total", b"skipped_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupMetrics: _TypeAlias = GroupMetrics  # noqa: Y015
 
 @_typing.final
 class HeartbeatResponse(_message.Message):
@@ -749,3 +854,232 @@ class CommitCheckpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitCheckpointResponse: _TypeAlias = CommitCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """An event that a component gave up on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """The event's identity: "<component>.<index>" of its source, its position there, and what processors added to its id."""
+    position: _builtins.int
+    path: _builtins.str
+    payload: _builtins.bytes
+    time_ns: _builtins.int
+    """Unix time in nanoseconds."""
+    type: _builtins.str
+    error: _builtins.str
+    """Why, at most 4,096 characters; what is longer is cut."""
+    attempts: _builtins.int
+    """How often the component tried."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        position: _builtins.int = ...,
+        path: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+        time_ns: _builtins.int = ...,
+        type: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        error: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "error", b"error", "metadata", b"metadata", "origin", b"origin", "path", b"path", "payload", b"payload", "position", b"position", "time_ns", b"time_ns", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
+
+@_typing.final
+class PutDeadLetterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    LETTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> Global___Instance: ...
+    @_builtins.property
+    def letter(self) -> Global___DeadLetter: ...
+    def __init__(
+        self,
+        *,
+        instance: Global___Instance | None = ...,
+        letter: Global___DeadLetter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "letter", b"letter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "letter", b"letter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutDeadLetterRequest: _TypeAlias = PutDeadLetterRequest  # noqa: Y015
+
+@_typing.final
+class PutDeadLetterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The letter's number."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutDeadLetterResponse: _TypeAlias = PutDeadLetterResponse  # noqa: Y015
+
+@_typing.final
+class WatchRedrivesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> Global___Instance: ...
+    def __init__(
+        self,
+        *,
+        instance: Global___Instance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRedrivesRequest: _TypeAlias = WatchRedrivesRequest  # noqa: Y015
+
+@_typing.final
+class Redrive(_message.Message):
+    """Either a letter, or the word that everything that is to be redriven now has been sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LETTER_FIELD_NUMBER: _builtins.int
+    CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    caught_up: _builtins.bool
+    @_builtins.property
+    def letter(self) -> Global___DeadLetter: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        letter: Global___DeadLetter | None = ...,
+        caught_up: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["letter", b"letter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "letter", b"letter", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Redrive: _TypeAlias = Redrive  # noqa: Y015
+
+@_typing.final
+class SettleRedrivesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> Global___Instance: ...
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedriveOutcome]:
+        """At most 256."""
+
+    def __init__(
+        self,
+        *,
+        instance: Global___Instance | None = ...,
+        outcomes: _abc.Iterable[Global___RedriveOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleRedrivesRequest: _TypeAlias = SettleRedrivesRequest  # noqa: Y015
+
+@_typing.final
+class RedriveOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    delivered: _builtins.bool
+    """Everything that came of the event is done in every sink; or the component failed on it once more, and error says why."""
+    error: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        delivered: _builtins.bool = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered", b"delivered", "error", b"error", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveOutcome: _TypeAlias = RedriveOutcome  # noqa: Y015
+
+@_typing.final
+class SettleRedrivesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleRedrivesResponse: _TypeAlias = SettleRedrivesResponse  # noqa: Y015

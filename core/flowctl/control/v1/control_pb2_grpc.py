@@ -69,6 +69,21 @@ class ComponentRegistryStub:
                 request_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.CommitCheckpointRequest.SerializeToString,
                 response_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.CommitCheckpointResponse.FromString,
                 _registered_method=True)
+        self.PutDeadLetter = channel.unary_unary(
+                '/flowctl.control.v1.ComponentRegistry/PutDeadLetter',
+                request_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.PutDeadLetterRequest.SerializeToString,
+                response_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.PutDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.WatchRedrives = channel.unary_stream(
+                '/flowctl.control.v1.ComponentRegistry/WatchRedrives',
+                request_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.WatchRedrivesRequest.SerializeToString,
+                response_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.Redrive.FromString,
+                _registered_method=True)
+        self.SettleRedrives = channel.unary_unary(
+                '/flowctl.control.v1.ComponentRegistry/SettleRedrives',
+                request_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.SettleRedrivesRequest.SerializeToString,
+                response_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.SettleRedrivesResponse.FromString,
+                _registered_method=True)
 
 
 class ComponentRegistryServicer:
@@ -124,6 +139,29 @@ class ComponentRegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutDeadLetter(self, request, context):
+        """Keeps an event that the component gave up on. Once this is answered the event is on disk and may count as done.
+        RESOURCE_EXHAUSTED: there is no room; keep the event and try again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRedrives(self, request, context):
+        """The dead letters that somebody wants this instance to process once more: at once, and again whenever more are wanted. What
+        was not settled is sent again on every new stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleRedrives(self, request, context):
+        """Says what came of redriven letters. One that is not (or no longer) to be redriven is passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ComponentRegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +199,21 @@ def add_ComponentRegistryServicer_to_server(servicer, server):
                     servicer.CommitCheckpoint,
                     request_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.CommitCheckpointRequest.FromString,
                     response_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.CommitCheckpointResponse.SerializeToString,
+            ),
+            'PutDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutDeadLetter,
+                    request_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.PutDeadLetterRequest.FromString,
+                    response_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.PutDeadLetterResponse.SerializeToString,
+            ),
+            'WatchRedrives': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRedrives,
+                    request_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.WatchRedrivesRequest.FromString,
+                    response_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.Redrive.SerializeToString,
+            ),
+            'SettleRedrives': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleRedrives,
+                    request_deserializer=flowctl_dot_control_dot_v1_dot_control__pb2.SettleRedrivesRequest.FromString,
+                    response_serializer=flowctl_dot_control_dot_v1_dot_control__pb2.SettleRedrivesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +405,87 @@ class ComponentRegistry:
             '/flowctl.control.v1.ComponentRegistry/CommitCheckpoint',
             flowctl_dot_control_dot_v1_dot_control__pb2.CommitCheckpointRequest.SerializeToString,
             flowctl_dot_control_dot_v1_dot_control__pb2.CommitCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flowctl.control.v1.ComponentRegistry/PutDeadLetter',
+            flowctl_dot_control_dot_v1_dot_control__pb2.PutDeadLetterRequest.SerializeToString,
+            flowctl_dot_control_dot_v1_dot_control__pb2.PutDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRedrives(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/flowctl.control.v1.ComponentRegistry/WatchRedrives',
+            flowctl_dot_control_dot_v1_dot_control__pb2.WatchRedrivesRequest.SerializeToString,
+            flowctl_dot_control_dot_v1_dot_control__pb2.Redrive.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleRedrives(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flowctl.control.v1.ComponentRegistry/SettleRedrives',
+            flowctl_dot_control_dot_v1_dot_control__pb2.SettleRedrivesRequest.SerializeToString,
+            flowctl_dot_control_dot_v1_dot_control__pb2.SettleRedrivesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,16 @@ class ComponentRegistryStub:
     """
     CommitCheckpoint: _grpc.UnaryUnaryMultiCallable[_control_pb2.CommitCheckpointRequest, _control_pb2.CommitCheckpointResponse]
     """Stores how far a source's events are safely in every sink. Positions of one incarnation must not go backwards."""
+    PutDeadLetter: _grpc.UnaryUnaryMultiCallable[_control_pb2.PutDeadLetterRequest, _control_pb2.PutDeadLetterResponse]
+    """Keeps an event that the component gave up on. Once this is answered the event is on disk and may count as done.
+    RESOURCE_EXHAUSTED: there is no room; keep the event and try again.
+    """
+    WatchRedrives: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchRedrivesRequest, _control_pb2.Redrive]
+    """The dead letters that somebody wants this instance to process once more: at once, and again whenever more are wanted. What
+    was not settled is sent again on every new stream.
+    """
+    SettleRedrives: _grpc.UnaryUnaryMultiCallable[_control_pb2.SettleRedrivesRequest, _control_pb2.SettleRedrivesResponse]
+    """Says what came of redriven letters. One that is not (or no longer) to be redriven is passed over."""
 
 @_typing.type_check_only
 class ComponentRegistryAsyncStub(ComponentRegistryStub):
@@ -69,6 +79,16 @@ class ComponentRegistryAsyncStub(ComponentRegistryStub):
     """
     CommitCheckpoint: _aio.UnaryUnaryMultiCallable[_control_pb2.CommitCheckpointRequest, _control_pb2.CommitCheckpointResponse]  # type: ignore[assignment]
     """Stores how far a source's events are safely in every sink. Positions of one incarnation must not go backwards."""
+    PutDeadLetter: _aio.UnaryUnaryMultiCallable[_control_pb2.PutDeadLetterRequest, _control_pb2.PutDeadLetterResponse]  # type: ignore[assignment]
+    """Keeps an event that the component gave up on. Once this is answered the event is on disk and may count as done.
+    RESOURCE_EXHAUSTED: there is no room; keep the event and try again.
+    """
+    WatchRedrives: _aio.UnaryStreamMultiCallable[_control_pb2.WatchRedrivesRequest, _control_pb2.Redrive]  # type: ignore[assignment]
+    """The dead letters that somebody wants this instance to process once more: at once, and again whenever more are wanted. What
+    was not settled is sent again on every new stream.
+    """
+    SettleRedrives: _aio.UnaryUnaryMultiCallable[_control_pb2.SettleRedrivesRequest, _control_pb2.SettleRedrivesResponse]  # type: ignore[assignment]
+    """Says what came of redriven letters. One that is not (or no longer) to be redriven is passed over."""
 
 class ComponentRegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -128,5 +148,33 @@ class ComponentRegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CommitCheckpointResponse, _abc.Awaitable[_control_pb2.CommitCheckpointResponse]]:
         """Stores how far a source's events are safely in every sink. Positions of one incarnation must not go backwards."""
+
+    @_abc_1.abstractmethod
+    def PutDeadLetter(
+        self,
+        request: _control_pb2.PutDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PutDeadLetterResponse, _abc.Awaitable[_control_pb2.PutDeadLetterResponse]]:
+        """Keeps an event that the component gave up on. Once this is answered the event is on disk and may count as done.
+        RESOURCE_EXHAUSTED: there is no room; keep the event and try again.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRedrives(
+        self,
+        request: _control_pb2.WatchRedrivesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.Redrive], _abc.AsyncIterator[_control_pb2.Redrive]]:
+        """The dead letters that somebody wants this instance to process once more: at once, and again whenever more are wanted. What
+        was not settled is sent again on every new stream.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleRedrives(
+        self,
+        request: _control_pb2.SettleRedrivesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SettleRedrivesResponse, _abc.Awaitable[_control_pb2.SettleRedrivesResponse]]:
+        """Says what came of redriven letters. One that is not (or no longer) to be redriven is passed over."""
 
 def add_ComponentRegistryServicer_to_server(servicer: ComponentRegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
