@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -117,10 +117,11 @@ class Registry:
         while True:
             channel = self._open()
             try:
-                async for topology in ComponentRegistryStub(channel).WatchTopology(request):
-                    backoff.reset()
-                    self.working = True
-                    yield topology
+                with _closed_underneath():
+                    async for topology in ComponentRegistryStub(channel).WatchTopology(request):
+                        backoff.reset()
+                        self.working = True
+                        yield topology
             except grpc.aio.AioRpcError as error:
                 self._check(error)
                 _log.debug("topology stream ended: %s: %s", error.code().name, error.details())
@@ -179,7 +180,8 @@ class Registry:
     async def _once(self, call: "Callable[[Any], Awaitable[T]]") -> T:
         channel = self._open()
         try:
-            result = await call(ComponentRegistryStub(channel))
+            with _closed_underneath():
+                result = await call(ComponentRegistryStub(channel))
         except grpc.aio.AioRpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
                 await self._turn(channel)
@@ -207,3 +209,19 @@ class Registry:
             raise SupersededError(error.details() or "a newer incarnation is registered") from error
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             raise RegistrationRefusedError(f"the registry refuses this instance: {error.details()}") from error
+
+
+@contextlib.contextmanager
+def _closed_underneath() -> Iterator[None]:
+    """A call whose channel is closed because another call on it failed fails too, and is tried again like any other.
+
+    gRPC raises CancelledError there, and a task that lets that pass ends without a word, as if it had been told to.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        none = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, "another call gave the connection up") from None
