@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -212,7 +212,7 @@ class Registry:
 
 
 @contextlib.contextmanager
-def _closed_underneath() -> Iterator[None]:
+def _closed_underneath() -> Generator[None]:
     """A call whose channel is closed because another call on it failed fails too, and is tried again like any other.
 
     gRPC raises CancelledError there, and a task that lets that pass ends without a word, as if it had been told to.
