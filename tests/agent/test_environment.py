@@ -124,6 +124,22 @@ def test_secrets_are_in_config_and_env_only(tmp_path: Path):
     assert json.loads(launch.config) == {"deep": [{"password": "env-secret"}], "token": "file-secret"}
     assert launch.env["TOKEN"] == "a-env-secret-b"
     assert launch.argv == ["run", "--verbose"]
+    assert launch.secrets == ("file-secret", "env-secret")
+
+
+def test_what_is_to_be_kept_out_of_the_output():
+    """Every line of what was filled in, also as JSON writes it; not what is as short as a flag, nor the defaults of the file."""
+    config = {"key": "${env:KEY}", "mode": "${env:MODE}", "level": "${env:LEVEL:-verbose}"}
+    launch = prepared(assignment(command=["run"], config=config), env={"KEY": 'BEGIN KEY\n  grün"1\nEND', "MODE": "quick"})
+    assert set(launch.secrets) == {
+        "BEGIN KEY",
+        'grün"1',
+        'grün\\"1',
+        'gr\\u00fcn\\"1',
+        'BEGIN KEY\\n  grün\\"1\\nEND',
+        'BEGIN KEY\\n  gr\\u00fcn\\"1\\nEND',
+    }
+    assert [len(text) for text in launch.secrets] == sorted((len(text) for text in launch.secrets), reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,14 @@ async def test_the_handle_is_the_programs_own_pid(driver: ProcessDriver):
 
 async def test_a_stopped_program_can_be_stopped(driver: ProcessDriver):
     """SIGSTOP does not make it immortal: it is woken to obey."""
-    program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(3)); print('ready'); time.sleep(3600)"
+    # short sleeps: a signal that comes just before a long one would not be noticed in it
+    program = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+print("ready")
+while True:
+    time.sleep(0.01)
+"""
     run = await driver.start(launch(script(program)))
     await eventually(lambda: output(driver, run.key) == [("stdout", "ready")], "a program that waits")
     os.kill(int(run.handle), signal.SIGSTOP)
@@ -140,6 +147,30 @@ async def test_secrets_are_in_no_listing_and_go_with_the_program(driver: Process
     assert stat.S_IMODE(driver.directory(run.key).stat().st_mode) == 0o700
     await driver.stop(run.key, 5.0)
     assert not holding[0].exists()
+
+
+async def test_secrets_are_not_in_the_output(driver: ProcessDriver):
+    """Whatever a program writes of them, in however many pieces: no file has them, and so neither have its last words."""
+    secret = "hunter2-correct-horse"
+    program = """
+import os, sys, time
+secret = os.environ["TOKEN"]
+print("token", secret, secret)
+os.write(2, b"Traceback: " + secret[:8].encode())
+time.sleep(0.1)
+os.write(2, secret[8:].encode() + b" is wrong\\n")
+sys.exit(3)
+"""
+    ended: list[Run] = []
+    driver.on_exit(ended.append)
+    await driver.start(launch([sys.executable, "-c", program], env={"TOKEN": secret}, secrets=[secret]))
+    await eventually(lambda: bool(ended), "the end")
+    run = await only_run(driver)
+    assert run.last_words == ["Traceback: *** is wrong"]
+    lines = [line.text for line in driver.read_output(run.key, 0, 100_000).lines]
+    assert sorted(lines) == ["Traceback: *** is wrong", "token *** ***"]
+    files = [path for path in driver.directory(run.key).rglob("*") if path.is_file()]
+    assert not [path for path in files if secret in path.read_text(errors="replace")]
 
 
 async def test_the_program_inherits_nothing(driver: ProcessDriver):

@@ -33,6 +33,7 @@ def launch(
     *,
     env: Mapping[str, str] | None = None,
     config: bytes = b"{}",
+    secrets: Sequence[str] = (),
     cwd: Path | None = None,
     stop_timeout_s: float = 5.0,
 ) -> Launch:
@@ -43,6 +44,7 @@ def launch(
         argv=list(argv),
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", **(env or {})},
         config=config,
+        secrets=tuple(secrets),
         cwd=cwd,
         stop_timeout_s=stop_timeout_s,
     )

@@ -87,7 +87,14 @@ def check(value: object, path: Path) -> list[Problem]:
     return problems
 
 
-def resolve(value: _Json, env: Mapping[str, str], read_file: Callable[[str], str], path: Path = ("config",)) -> _Json:
+def resolve(
+    value: _Json,
+    env: Mapping[str, str],
+    read_file: Callable[[str], str],
+    path: Path = ("config",),
+    *,
+    filled: set[str] | None = None,
+) -> _Json:
     """The value, a JSON value of any depth, with every reference filled in.
 
     Args:
@@ -95,6 +102,7 @@ def resolve(value: _Json, env: Mapping[str, str], read_file: Callable[[str], str
         env: the environment of the host on which the component starts.
         read_file: the text of the file at a path; may raise ``OSError``, ``UnicodeDecodeError`` or ``UserError``.
         path: where the value stands, for the messages.
+        filled: receives every text that was filled in from a variable or a file, to keep it out of logs.
 
     Raises:
         InvalidSpecError: with every variable and file that is missing; the messages hold names, never contents.
@@ -103,6 +111,8 @@ def resolve(value: _Json, env: Mapping[str, str], read_file: Callable[[str], str
     resolved = resolver.value(value, path)
     if resolver.problems:
         raise InvalidSpecError([problem.error() for problem in resolver.problems])
+    if filled is not None:
+        filled |= resolver.filled
     return cast("_Json", resolved)
 
 
@@ -111,6 +121,7 @@ class _Resolver:
         self._env = env
         self._read_file = read_file
         self.problems: list[Problem] = []
+        self.filled: set[str] = set()
 
     def value(self, value: object, path: Path) -> object:
         match value:
@@ -131,9 +142,12 @@ class _Resolver:
                 self.problems.append(Problem(path, f"{quoted(piece.text)} is not a reference", piece.hint))
                 return ""
             case Reference(kind="env"):
-                return self._variable(piece, path)
+                text = self._variable(piece, path)
             case Reference():
-                return self._file(piece, path)
+                text = self._file(piece, path)
+        if text != piece.default:  # what the file of the pipeline says is no secret
+            self.filled.add(text)
+        return text
 
     def _variable(self, reference: Reference, path: Path) -> str:
         value = self._env.get(reference.name)

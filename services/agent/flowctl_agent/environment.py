@@ -2,14 +2,15 @@
 
 The environment of the agent is passed on without what is flowctl's, NATS' or the dynamic linker's; over it comes the component's
 own ``env``; over that what says who the component is, which nothing overrides. Secrets are in ``env`` and ``config`` only,
-resolved here.
+resolved here, and named in ``secrets``: what a program writes of them is not stored.
 
 A component runs in the directory of the pipeline file, so that relative paths in a command, a configuration and ``${file:…}``
 mean what they mean to the author; where that directory does not exist (another host), in its state directory.
 """
 
 import ipaddress
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ from flowctl.spec import references
 from flowctl.spec.catalog import CATALOG
 from flowctl.spec.model import OnError
 from flowctl_agent.drivers import Launch, RunKey
+
+MIN_SECRET: Final = 6
+"""Shorter texts (``true``, ``8080``) are in too many lines to be told from what is no secret."""
+MAX_SECRETS: Final = 256
 
 _DROPPED_PREFIXES: Final = ("FLOWCTL_", "NATS_", "LD_", "DYLD_")
 
@@ -62,8 +67,9 @@ def prepare(key: RunKey, assignment: Assignment, surroundings: Surroundings, pla
             raise UserError("the path is relative, and the pipeline file's directory is not on this host")
         return place.read_file((place.cwd or Path("/")) / name)
 
-    config: dict[str, Any] = references.resolve(component.config, surroundings.env, read, ("config",))
-    own_env: dict[str, str] = references.resolve(component.env, surroundings.env, read, ("env",))
+    filled: set[str] = set()
+    config: dict[str, Any] = references.resolve(component.config, surroundings.env, read, ("config",), filled=filled)
+    own_env: dict[str, str] = references.resolve(component.env, surroundings.env, read, ("env",), filled=filled)
     env = base_environment(surroundings.env, surroundings.python) | own_env | identity(key, assignment, surroundings)
     for name, value in env.items():
         if not name or "=" in name or "\0" in name + value:
@@ -74,9 +80,22 @@ def prepare(key: RunKey, assignment: Assignment, surroundings: Surroundings, pla
         argv=command(assignment, surroundings.python),
         env=env,
         config=msgspec.json.encode(config),
+        secrets=secrets(filled),
         cwd=place.cwd,
         stop_timeout_s=component.stop_timeout_s,
     )
+
+
+def secrets(filled: Collection[str]) -> tuple[str, ...]:
+    """What a program must not be seen to write: each line of each text, as it is and as JSON writes it; the longest first."""
+    lines = {line.strip() for text in filled for line in text.splitlines()}
+    forms = {form for text in filled for form in _json_forms(text)} | {form for line in lines for form in _json_forms(line)}
+    found = (form for form in lines | forms if len(form) >= MIN_SECRET)
+    return tuple(sorted(found, key=lambda form: (-len(form), form))[:MAX_SECRETS])
+
+
+def _json_forms(text: str) -> tuple[str, str]:
+    return json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def command(assignment: Assignment, python: str) -> list[str]:

@@ -29,7 +29,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a driver must know to start a run. ``env`` and ``config`` may hold secrets; ``argv`` never does.
 
     The driver puts ``config`` (JSON) where only the program can read it, and adds FLOWCTL_CONFIG_FILE and FLOWCTL_STATE_DIR to
-    ``env``. ``cwd`` None: the instance's state directory.
+    ``env``. ``secrets`` are texts without line breaks, the longest first, that the driver keeps out of the output that it hands
+    on. ``cwd`` None: the instance's state directory.
     """
 
     key: RunKey
@@ -37,6 +38,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str]
     env: dict[str, str]
     config: bytes
+    secrets: tuple[str, ...] = ()
     cwd: Path | None = None
     stop_timeout_s: float = 30.0
 

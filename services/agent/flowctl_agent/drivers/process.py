@@ -177,8 +177,8 @@ class ProcessDriver:
             "FLOWCTL_STATE_DIR": str(directory.state_path),
         }
         pairs = [f"{name}={value}" for name, value in env.items()]
-        numbers = [str(launch.stop_timeout_s), str(self._log_file_bytes), str(self._log_files), str(len(launch.argv))]
-        fields = [str(cwd), *numbers, *launch.argv, *pairs]
+        numbers = [str(launch.stop_timeout_s), str(self._log_file_bytes), str(self._log_files)]
+        fields = [str(cwd), *numbers, str(len(launch.argv)), *launch.argv, str(len(launch.secrets)), *launch.secrets, *pairs]
         if any("\0" in field for field in fields):
             raise OSError(errno.EINVAL, "an argument or a variable holds a NUL character")
         return b"".join(os.fsencode(field) + b"\0" for field in fields)

@@ -25,10 +25,16 @@ class Launch:
         self.stop_timeout_s = float(fields[1])
         self.log_file_bytes = int(fields[2])
         self.log_files = int(fields[3])
-        argc = int(fields[4])
-        self.argv = fields[5 : 5 + argc]
-        pairs = [field.partition(b"=") for field in fields[5 + argc :] if field]
+        self.argv, fields = _counted(fields[4:])
+        self.secrets, fields = _counted(fields)
+        pairs = [field.partition(b"=") for field in fields if field]
         self.env = {name: value for name, _, value in pairs}
+
+
+def _counted(fields: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """As many fields as the first one says, and the rest."""
+    count = int(fields[0])
+    return fields[1 : 1 + count], fields[1 + count :]
 
 
 def become_component(launch: Launch, prctl: Prctl, *, parent: int, out_fd: int, err_fd: int, report_fd: int) -> None:

@@ -10,6 +10,7 @@ import time
 MAX_LINE_BYTES = 32_768
 READ_BYTES = 262_144
 PARTIAL_LINE_S = 0.5
+REDACTED = b"***"
 
 
 class Output:
@@ -67,12 +68,13 @@ class Output:
 
 
 class Stream:
-    """One of the component's output pipes, cut into lines."""
+    """One of the component's output pipes, cut into lines. ``secrets`` in them are never written."""
 
-    def __init__(self, fd: int, name: bytes, output: Output) -> None:
+    def __init__(self, fd: int, name: bytes, output: Output, secrets: list[bytes]) -> None:
         self.fd = fd
         self._name = name
         self._output = output
+        self._secrets = secrets
         self.partial = b""
         self.partial_until = 0.0
 
@@ -86,7 +88,11 @@ class Stream:
             return False
         if not chunk:
             return False
-        head, end, self.partial = (self.partial + chunk).rpartition(b"\n")
+        data = self.partial + chunk
+        for secret in self._secrets:
+            if secret in data:
+                data = data.replace(secret, REDACTED)
+        head, end, self.partial = data.rpartition(b"\n")
         lines = head.split(b"\n") if end else []
         if len(self.partial) > MAX_LINE_BYTES:
             *pieces, self.partial = _cut(self.partial)

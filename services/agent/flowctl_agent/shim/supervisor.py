@@ -94,7 +94,7 @@ class Shim:
         os.close(report_r)
         for fd, name in ((out_r, b"stdout"), (err_r, b"stderr")):
             os.set_blocking(fd, False)
-            self._streams.append(Stream(fd, name, self._output))
+            self._streams.append(Stream(fd, name, self._output, self._launch.secrets))
         return failure
 
     def _watch(self) -> None:
