@@ -15,6 +15,8 @@ _READ_BYTES: Final = 1 << 18
 _LINE_BYTES: Final = 1 << 16
 _LAST_WORDS: Final = 5
 _CLOSE_S: Final = 5.0
+_LAST_WORDS_S: Final = 1.0
+"""How long to wait for what the program said before its end; what it left running may keep the pipes open for ever."""
 
 
 class Program:
@@ -79,6 +81,7 @@ class Program:
             self._log.warning("%s does not end when its input does; killing it", self.name)
             self._process.kill()
             await self._process.wait()
+        await asyncio.wait((self._listener, self._reader), timeout=_LAST_WORDS_S)
         for task in (self._listener, self._reader):
             task.cancel()
         await asyncio.gather(self._listener, self._reader, return_exceptions=True)
