@@ -31,12 +31,14 @@ class Launch:
     def __init__(self, session: Session, *, bound: bool, environment: dict[str, str] | None = None) -> None:
         self._session = session
         self._log = log_file(session.state_dir)
-        session.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         argv = [sys.executable, "-m", "flowctl_cli.server", "--log-file", str(self._log)]
         if bound:
             argv += ["--until-idle-without", str(os.getpid())]
         # What it says before it has opened its log goes to the same file.
-        with self._log.open("ab") as log:
+        with server_record.writing(session.state_dir):
+            session.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            log = self._log.open("ab")
+        with log:
             self._start = log.tell()
             self.child = subprocess.Popen(
                 argv,

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from flowctl import paths
-from flowctl.errors import DeadlineError, RefusedError
+from flowctl.errors import DeadlineError, InvalidSettingError, RefusedError
 
 POLL_S: Final = 0.02
 LOCK_PATIENCE_S: Final = 0.3
@@ -44,12 +44,12 @@ class ServerLock:
     """The right to be the only server of a state directory; the system takes it back when the process ends.
 
     Raises:
+        InvalidSettingError: the directory cannot be written.
         RefusedError: another server has it.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._fd = os.open(_lock_file(state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = _opened(_lock_file(state_dir))
         deadline = time.monotonic() + LOCK_PATIENCE_S
         while not (locked := _try_lock(self._fd, fcntl.LOCK_EX)) and time.monotonic() < deadline:
             time.sleep(POLL_S)  # ``lock_holder`` of another process holds it for a moment
@@ -60,8 +60,9 @@ class ServerLock:
                 f"a server (pid {pid}) already runs for the state directory {state_dir}",
                 hint="use it, stop it with `flowctl server stop`, or name another directory with --state-dir",
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        with writing(state_dir):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let another server start."""
@@ -87,13 +88,18 @@ def lock_holder(state_dir: Path) -> int | None:
 
 
 def write_record(state_dir: Path, record: ServerRecord) -> None:
-    """Say that the server is ready, at once and for the owner's eyes only."""
+    """Say that the server is ready, at once and for the owner's eyes only.
+
+    Raises:
+        InvalidSettingError: the directory cannot be written.
+    """
     path = paths.server_file(state_dir)
     temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    temporary.replace(path)
+    with writing(state_dir):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        temporary.replace(path)
 
 
 def remove_record(state_dir: Path) -> None:
@@ -116,9 +122,9 @@ def attached(state_dir: Path, *, timeout_s: float) -> Generator[None]:
 
     Raises:
         DeadlineError: it takes too long to end.
+        InvalidSettingError: the directory cannot be written.
     """
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(state_dir / "server.attached", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _opened(state_dir / "server.attached")
     try:
         deadline = time.monotonic() + timeout_s
         while not _try_lock(fd, fcntl.LOCK_SH):
@@ -142,7 +148,7 @@ def attached_if_any(state_dir: Path, *, timeout_s: float) -> Generator[None]:
 
 def detach_all(state_dir: Path) -> bool:
     """Whether no command depends on the server; none can begin to until this process has ended."""
-    fd = os.open(state_dir / "server.attached", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _opened(state_dir / "server.attached")
     if _try_lock(fd, fcntl.LOCK_EX):
         return True  # the descriptor stays open on purpose: it is the lock
     os.close(fd)
@@ -159,6 +165,29 @@ def process_started(pid: int) -> str | None:
         return None if fields[0] == "Z" else fields[19]
     shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=False, text=True, timeout=5)
     return shown.stdout.strip() or None
+
+
+def _opened(path: Path) -> int:
+    """The file's descriptor for reading and writing; the file is made if need be, and its directory."""
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextlib.contextmanager
+def writing(state_dir: Path) -> Generator[None]:
+    """What the block writes there.
+
+    Raises:
+        InvalidSettingError: the system refuses it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSettingError(
+            f"the state directory {state_dir} cannot be written: {error.strerror}",
+            hint="make room there, set its permissions, or name another with --state-dir",
+        ) from error
 
 
 def _lock_file(state_dir: Path) -> Path:

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from flowctl import api
-from flowctl_cli import server_record
+from flowctl.errors import InvalidSettingError
+from flowctl_cli import server_launch, server_record
 from flowctl_cli.entries import EntryView
 from flowctl_cli.server_record import ServerRecord
+from flowctl_cli.session import Session
 from support.flowctl import COMMAND, Flowctl, control_plane, until
 
 
@@ -192,6 +194,20 @@ def test_a_server_in_the_foreground_ends_cleanly_on_sigterm(tmp_path: Path):
         running.environment["FLOWCTL_SILENCE_S"] = "-1"
         assert "FLOWCTL_SILENCE_S" in running.run("server", expect=2).stderr
         del running.environment["FLOWCTL_SILENCE_S"]
+
+
+def test_a_state_directory_that_cannot_be_written_is_the_users(tmp_path: Path):
+    """One sentence with the directory and the system's reason, from everything that needs it."""
+    (tmp_path / "file").write_text("")
+    impossible = tmp_path / "file" / "state"
+    for attempt in (
+        lambda: server_record.ServerLock(impossible),
+        lambda: server_record.attached(impossible, timeout_s=1).__enter__(),
+        lambda: server_record.write_record(impossible, ServerRecord(pid=1, started="", version="1", nats_url="nats://x")),
+        lambda: server_launch.Launch(Session(state_dir=impossible), bound=False),
+    ):
+        with pytest.raises(InvalidSettingError, match=r"state cannot be written: Not a directory"):
+            attempt()
 
 
 def test_a_record_of_a_dead_server_is_not_believed(tmp_path: Path):
