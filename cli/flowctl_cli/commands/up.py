@@ -141,7 +141,8 @@ def _request(wish: Wish) -> api.Submit:
         terminal.note(f"warning: {warning}")
     return api.Submit(
         pipeline=msgspec.Raw(msgspec.json.encode(loaded.pipeline)),
-        source=wish.file if wish.file == "-" else str(Path(wish.file).absolute()),
+        # Relative paths start where the file is; standard input counts as a file "-" of the directory that one is in.
+        source=str(Path(wish.file).absolute()),
         fresh=wish.fresh,
         correlation=uuid.uuid4().hex,
     )
