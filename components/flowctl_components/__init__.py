@@ -13,6 +13,7 @@ processor filter   ``filter``              lets through what a JMESPath expressi
 processor map      ``map``                 makes another payload with a JMESPath expression
 processor exec     ``exec``                hands events to any program, a line each
 sink file          ``file_sink``           writes JSON lines, each event once, and rotates
+sink sqlite        ``sqlite``              writes rows of a SQLite table, each event once
 sink console       ``console``             prints
 sink http          ``http``                posts to a URL
 =================  ======================  ==========================================================

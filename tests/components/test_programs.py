@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from flowctl.spec.catalog import CATALOG
 from support.flowctl import Flowctl, control_plane, until
+from support.programs_of import program_of
 
 MODULES = sorted(entry.module_of(kind) for entry in CATALOG.values() for kind in entry.summaries)
 
@@ -78,12 +78,3 @@ def stored_beyond(directory: Path, lines: int) -> int:
         found = sum(path.read_bytes().count(b"\n") for path in directory.glob("result.jsonl*"))
         return found if found > lines else 0
     return 0
-
-
-def program_of(flowctl: Flowctl, component: str) -> psutil.Process | None:
-    """The component's program, if it runs."""
-    for process in flowctl.processes():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("FLOWCTL_COMPONENT_ID") == component and "flowctl_components" in " ".join(process.cmdline()):
-                return process
-    return None

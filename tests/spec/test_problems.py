@@ -303,7 +303,7 @@ def test_what_follows_from_an_unread_value_is_not_reported():
     """A mistyped ``inputs`` must not also give "nothing reads a"."""
     text = pipeline_text(sinks="[{id: z, type: consle, input: [a]}]")
     assert [line.partition(": ")[2] for line in problems_of(text)] == [
-        'spec.sinks[0].type: found "consle", expected a ready-made sink: file, console or http (did you mean "console"?)',
+        'spec.sinks[0].type: found "consle", expected a ready-made sink: file, sqlite, console or http (did you mean "console"?)',
         'spec.sinks[0].input: unknown field (did you mean "inputs"?)',
     ]
 

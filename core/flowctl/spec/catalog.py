@@ -30,6 +30,7 @@ _ALL: Final = (
     ReadyMade("filter", {"processor": "keeps the events for which a JMESPath is true"}),
     ReadyMade("map", {"processor": "makes another payload of each event with a JMESPath"}),
     ReadyMade("exec", {"processor": "any program that reads lines and writes lines"}),
+    ReadyMade("sqlite", {"sink": "rows in a SQLite table, each event once"}),
     ReadyMade("console", {"sink": "prints the events on standard output"}),
     ReadyMade("http", {"sink": "posts the events to a URL"}),
 )
