@@ -138,7 +138,12 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One end of an edge, as last reported. ``rate`` is events a second over the last two heartbeats."""
+    """One end of an edge, as last reported; see ``EdgeMetrics`` in ``control.proto``.
+
+    ``rate`` is events and ``bytes_rate`` bytes a second over the last two heartbeats. ``delivery_p50_s`` and
+    ``delivery_p99_s`` are quantiles of the time from being given to the edge to being acknowledged, of the events acknowledged between the last two
+    heartbeats (or ever, if there were none); -1 where nothing was or it lies above the last bucket's bound.
+    """
 
     peer: str
     direction: str
@@ -148,10 +153,43 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     resent_total: int
     connected: bool
     rate: float = 0.0
+    bytes_rate: float = 0.0
+    dropped_total: int = 0
+    acked_total: int = 0
+    superseded_total: int = 0
+    sender_incarnation: int = 0
+    epoch: int = 0
+    next_offset: int = 0
+    done_offset: int = 0
+    oldest_s: float = 0.0
+    source_lag_s: float = 0.0
+    credit_events: int = 0
+    credit_bytes: int = 0
+    delivery_buckets: list[int] = field(default_factory=list[int])
+    delivery_s_total: float = 0.0
+    delivery_p50_s: float = -1.0
+    delivery_p99_s: float = -1.0
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a downstream component was given over all its instances: ``offered = acked + in_flight + dropped``, at every moment.
+
+    ``skipped_total`` is what the instance had emitted before the component was downstream of it.
+    """
+
+    component: str
+    offered_total: int
+    acked_total: int
+    in_flight: int
+    dropped_total: int
+    skipped_total: int = 0
 
 
 class LiveView(msgspec.Struct, frozen=True, kw_only=True):
-    """What an instance said in its last heartbeat; ``heartbeat_age_s`` is how long ago."""
+    """What an instance said in its last heartbeat; ``heartbeat_age_s`` is how long ago.
+
+    ``ending`` is empty, or ``completed``, ``stopped`` or ``failed`` if this was its very last: the counters are final.
+    """
 
     instance: str
     incarnation: int
@@ -159,6 +197,8 @@ class LiveView(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     rates: dict[str, float] = field(default_factory=dict[str, float])
     edges: list[EdgeView] = field(default_factory=list[EdgeView])
+    groups: list[GroupView] = field(default_factory=list[GroupView])
+    ending: str = ""
 
 
 class LiveRequest(Request, frozen=True, kw_only=True):

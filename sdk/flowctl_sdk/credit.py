@@ -88,6 +88,12 @@ class Window:
             self._due_events += events
             self._due_size += size
 
+    @property
+    def available(self) -> tuple[int, int]:
+        """The events and bytes that the sender may still send."""
+        events = self._events - self.outstanding - self._due_events
+        return max(0, events), max(0, self._size - self.outstanding_size - self._due_size)
+
     def grant(self) -> tuple[int, int] | None:
         """The events and bytes to grant now, if it is time to."""
         if not self._due_events:

@@ -59,6 +59,26 @@ class Edge:
         self.ended = False
         self.events_total = 0
         self.bytes_total = 0
+        self.acked_total = 0
+        self.superseded_total = 0
+        # How old the newest event was when it arrived, by its own time.
+        self.source_lag_ns = 0
+        self.window: Window | None = None
+
+    @property
+    def sequence(self) -> tuple[int, int]:
+        """Incarnation and epoch of the upstream's offsets; (-1, -1) before the first stream."""
+        return self._sequence
+
+    @property
+    def next_offset(self) -> int:
+        """One past the last offset received."""
+        return self._next_offset
+
+    @property
+    def done_offset(self) -> int:
+        """The lowest offset that is not done."""
+        return self._done_up_to + 1
 
     @property
     def in_flight(self) -> int:
@@ -156,7 +176,7 @@ class Edge:
             raise ProtocolError("the first message is not a welcome")
         self._resume(message.welcome)
         self.connected = True
-        window = Window()
+        self.window = window = Window()
         teller = asyncio.create_task(self._tell(call, window))
         try:
             await self._receive(call, window, message.welcome.first_offset)
@@ -174,6 +194,7 @@ class Edge:
             raise ProtocolError(f"it is incarnation {sequence[0]}, superseded by {self._sequence[0]}")
         if sequence != self._sequence or first > self._next_offset:
             # What is still being worked on belongs to an earlier sequence: nobody there waits for its acks any more.
+            self.superseded_total += self.in_flight
             self._sequence = sequence
             self._numbered += 1
             self._acks = AckLog(self._advanced_in(self._numbered))
@@ -188,6 +209,7 @@ class Edge:
     def _advanced_in(self, numbered: int) -> Callable[[int], None]:
         def advanced(up_to: int) -> None:
             if numbered == self._numbered:
+                self.acked_total += up_to - self._done_up_to
                 self._done_up_to = up_to
                 self._wake.set()
                 self._settled.ring()
@@ -229,6 +251,8 @@ class Edge:
         self._next_offset = end
         self.events_total += len(columns)
         self.bytes_total += size
+        if sent_ns := columns.times[-1]:
+            self.source_lag_ns = max(0, time.time_ns() - sent_ns)
         self._inbox.put(Arrival(columns, self._acks.open(end - 1)))
         return end
 

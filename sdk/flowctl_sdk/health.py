@@ -4,10 +4,13 @@ It speaks just enough HTTP/1.1 for a probe: one request a connection, the head a
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
+
+from flowctl.control.v1.control_pb2 import EdgeMetrics
+from flowctl_sdk.exposition import exposition
 
 REQUEST_TIMEOUT_S: Final = 5.0
 MAX_HEAD_BYTES: Final = 8_192
@@ -23,6 +26,7 @@ class State(msgspec.Struct, frozen=True):
     detail: str
     component: str
     metrics: dict[str, float]
+    edges: Sequence[EdgeMetrics] = ()
 
 
 class HealthServer:
@@ -74,31 +78,11 @@ class HealthServer:
             case b"/ready":
                 answer = _status(state, good=state.ready)
             case b"/metrics":
-                text = await asyncio.to_thread(exposition, state)
+                text = await asyncio.to_thread(exposition, state.component, state.metrics, state.edges)
                 answer = _response(200, "text/plain; version=0.0.4; charset=utf-8", text)
             case _:
                 answer = _response(404, "text/plain", b"there are /health, /ready and /metrics\n")
         return answer.split(b"\r\n\r\n", 1)[0] + b"\r\n\r\n" if words[0] == b"HEAD" else answer
-
-
-def exposition(state: State) -> bytes:
-    """The metrics in Prometheus's text format."""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-    class Current:
-        def collect(self) -> list[Metric]:
-            families: list[Metric] = []
-            for name, value in state.metrics.items():
-                family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                metric = family(f"flowctl_{name}", name.replace("_", " "), labels=["component"])
-                metric.add_metric([state.component], value)
-                families.append(metric)
-            return families
-
-    registry = CollectorRegistry()
-    registry.register(Current())  # pyright: ignore[reportArgumentType]
-    return generate_latest(registry)
 
 
 def _status(state: State, *, good: bool) -> bytes:

@@ -26,6 +26,8 @@ class Inbox:
         self._signal = Signal()
         self.busy = False
         self.events_total = 0
+        # Events taken out whose outcome is not counted yet.
+        self._taken = 0
 
     def __len__(self) -> int:
         return len(self._arrivals)
@@ -34,6 +36,15 @@ class Inbox:
     def idle(self) -> bool:
         """Whether nothing waits and nothing is being worked on."""
         return not self._arrivals and not self.busy
+
+    @property
+    def in_hand(self) -> int:
+        """Events that wait or are being worked on."""
+        return self._taken + sum(len(arrival.columns) for arrival in self._arrivals)
+
+    def finish(self, events: int) -> None:
+        """The outcome of so many events that were taken out is counted."""
+        self._taken -= events
 
     def put(self, arrival: Arrival) -> None:
         """A batch has arrived."""
@@ -49,8 +60,13 @@ class Inbox:
                 self._rested()
             await self._signal.until(lambda: bool(self._arrivals))
         self.busy = True
-        return self._arrivals.popleft()
+        return self._take()
 
     def get_nowait(self) -> Arrival | None:
         """The oldest arrival, if there is one."""
-        return self._arrivals.popleft() if self._arrivals else None
+        return self._take() if self._arrivals else None
+
+    def _take(self) -> Arrival:
+        arrival = self._arrivals.popleft()
+        self._taken += len(arrival.columns)
+        return arrival

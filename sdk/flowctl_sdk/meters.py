@@ -2,12 +2,13 @@
 
 import logging
 
-from flowctl.control.v1.control_pb2 import DIRECTION_IN, DIRECTION_OUT, EdgeMetrics
+from flowctl.control.v1.control_pb2 import DIRECTION_IN, DIRECTION_OUT, EdgeMetrics, GroupMetrics
 from flowctl_sdk.calls import Failures
 from flowctl_sdk.context import Context
+from flowctl_sdk.downstream import Edge
 from flowctl_sdk.neighbours import Neighbours
-from flowctl_sdk.production import Production
-from flowctl_sdk.work import ProcessorWork
+from flowctl_sdk.outbox import Outbox
+from flowctl_sdk.work import ProcessorWork, SinkWork
 
 _log = logging.getLogger("flowctl.stream")
 
@@ -19,56 +20,74 @@ class Meters:
         self._ctx = ctx
         self._neighbours = neighbours
         self._failures = failures
-        self.production: Production | None = None
-        self.work: ProcessorWork | None = None
+        self.work: ProcessorWork | SinkWork | None = None
         self._told: dict[str, int] = {}
 
     def metrics(self) -> dict[str, float]:
         """Every counter and gauge by name; the author's own do not hide ours."""
-        outboxes = self._neighbours.router.outboxes()
-        emitter = self.production or self.work
+        router, inbox, work = self._neighbours.router, self._neighbours.inbox, self.work
         return {
             **self._ctx.counters,
-            "events_in_total": self._neighbours.inbox.events_total,
-            "events_out_total": emitter.out_total if emitter else 0,
-            "filtered_total": self.work.filtered_total if self.work else 0,
+            "events_in_total": inbox.events_total,
+            "events_out_total": router.dispatched_total,
+            "filtered_total": work.filtered_total if work else 0,
+            "processed_total": work.processed_total if work else 0,
+            "in_hand": inbox.in_hand,
             "errors_total": self._failures.total,
-            "dropped_total": sum(outbox.dropped_total for _, outbox in outboxes),
-            "resent_total": sum(outbox.resent_total for _, outbox in outboxes),
+            "dropped_total": sum(group.dropped_total for group in router.groups.values()),
+            "resent_total": sum(outbox.resent_total for _, outbox in router.outboxes()),
             "in_flight": self._neighbours.in_flight,
         }
 
     def edges(self) -> list[EdgeMetrics]:
         """The counters of each connection."""
-        outgoing = [
-            EdgeMetrics(
-                peer=f"{component}.{index}",
-                direction=DIRECTION_OUT,
-                events_total=outbox.events_total,
-                bytes_total=outbox.bytes_total,
-                in_flight=outbox.events,
-                resent_total=outbox.resent_total,
-                connected=outbox.connected,
+        router = self._neighbours.router
+        outgoing = [self._out(f"{component}.{index}", outbox) for (component, index), outbox in router.outboxes()]
+        return [*map(_in, self._neighbours.edges.values()), *outgoing]
+
+    def groups(self) -> list[GroupMetrics]:
+        """The counters of each downstream component."""
+        return [
+            GroupMetrics(
+                component=component,
+                offered_total=group.offered_total,
+                acked_total=group.acked_total,
+                in_flight=group.outstanding,
+                dropped_total=group.dropped_total,
+                skipped_total=group.skipped_total,
             )
-            for (component, index), outbox in self._neighbours.router.outboxes()
+            for component, group in self._neighbours.router.groups.items()
         ]
-        incoming = [
-            EdgeMetrics(
-                peer=edge.name,
-                direction=DIRECTION_IN,
-                events_total=edge.events_total,
-                bytes_total=edge.bytes_total,
-                in_flight=edge.in_flight,
-                connected=edge.connected,
-            )
-            for edge in self._neighbours.edges.values()
-        ]
-        return incoming + outgoing
+
+    def _out(self, peer: str, outbox: Outbox) -> EdgeMetrics:
+        allowance = outbox.allowance
+        return EdgeMetrics(
+            peer=peer,
+            direction=DIRECTION_OUT,
+            events_total=outbox.events_total,
+            bytes_total=outbox.bytes_total,
+            in_flight=outbox.events,
+            resent_total=outbox.resent_total,
+            connected=outbox.connected,
+            dropped_total=outbox.dropped_total,
+            acked_total=outbox.acked_total,
+            sender_incarnation=self._ctx.incarnation,
+            epoch=outbox.epoch,
+            next_offset=outbox.next_offset,
+            done_offset=outbox.lowest,
+            oldest_seconds=outbox.oldest_ns / 1e9,
+            credit_events=allowance.events if allowance else 0,
+            credit_bytes=max(0, allowance.size) if allowance else 0,
+            delivery_buckets=outbox.delivery if outbox.acked_total else (),
+            delivery_seconds_total=outbox.delivery_ns_total / 1e9,
+        )
 
     def summary(self) -> str:
         """The totals in one phrase."""
         names = {"events_in_total": "events in", "events_out_total": "out", "filtered_total": "filtered"}
         totals = self.metrics()
+        if totals["dropped_total"]:
+            names["dropped_total"] = "dropped"
         return ", ".join(f"{totals[name]:.0f} {word}" for name, word in names.items())
 
     def narrate(self) -> None:
@@ -85,3 +104,25 @@ class Meters:
         router = self._neighbours.router
         if router.known and router.groups and not router.ready:
             _log.debug("backpressure: waiting for room on the way to %s", ", ".join(router.waiting_for()))
+
+
+def _in(edge: Edge) -> EdgeMetrics:
+    events, size = edge.window.available if edge.window is not None and edge.connected else (0, 0)
+    incarnation, epoch = edge.sequence
+    return EdgeMetrics(
+        peer=edge.name,
+        direction=DIRECTION_IN,
+        events_total=edge.events_total,
+        bytes_total=edge.bytes_total,
+        in_flight=edge.in_flight,
+        connected=edge.connected,
+        acked_total=edge.acked_total,
+        superseded_total=edge.superseded_total,
+        sender_incarnation=max(0, incarnation),
+        epoch=max(0, epoch),
+        next_offset=edge.next_offset,
+        done_offset=edge.done_offset,
+        source_lag_seconds=edge.source_lag_ns / 1e9,
+        credit_events=events,
+        credit_bytes=size,
+    )

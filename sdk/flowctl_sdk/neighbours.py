@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import grpc.aio
 from flowctl.control.v1 import control_pb2 as control
 from flowctl.ids import InstanceId
 from flowctl_sdk.downstream import Edge
+from flowctl_sdk.drops import DropWarnings
 from flowctl_sdk.inbox import Inbox
 from flowctl_sdk.routing import GroupSpec, Router
 from flowctl_sdk.signals import Bell
@@ -43,7 +45,7 @@ class Neighbours:
         self.settled = Bell()
         self.inbox = Inbox(self.settled.ring)
         self.edges: dict[tuple[str, int], Edge] = {}
-        self.router = Router()
+        self.router = Router(time.monotonic_ns, DropWarnings(time.monotonic_ns))
         self._stream = EventStream(me, incarnation, self.router, self.room, self.settled, admit=self._admit if alone else None)
 
     # -- serving and dialling ------------------------------------------------------------------------------------------

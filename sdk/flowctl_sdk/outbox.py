@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from flowctl.latency import BUCKETS, bucket
 from flowctl_sdk.acks import Held
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.credit import OUTBOX_BYTES, OUTBOX_EVENTS, Allowance
@@ -10,12 +11,16 @@ from flowctl_sdk.faults import ProtocolError
 
 
 class Entry:
-    """A batch on its way to one downstream instance: encoded columns, and the inputs that it holds open."""
+    """A batch on its way to one downstream instance: encoded columns, and the inputs that it holds open.
 
-    __slots__ = ("count", "encoded", "first", "pendings", "size")
+    ``since_ns`` is when it was first given to an edge, on the monotonic clock.
+    """
+
+    __slots__ = ("count", "encoded", "first", "pendings", "since_ns", "size")
 
     def __init__(self, count: int, size: int, encoded: bytes, pendings: Sequence[Held]) -> None:
         self.first = 0
+        self.since_ns = 0
         self.count = count
         self.size = size
         self.encoded = encoded
@@ -33,12 +38,18 @@ class Entry:
         for pending in self.pendings:
             pending.release()
 
+    def let_go(self) -> None:
+        """Let go of the inputs now; the entry itself stays on its way."""
+        self.release()
+        self.pendings = ()
+
     def split(self, count: int) -> "tuple[Entry, Entry]":
         """The first ``count`` events and the rest, in place of this entry."""
         columns = Columns.decoded(self.encoded)
         halves = [entry_of(columns.select(part), self.pendings) for part in (range(count), range(count, self.count))]
         halves[0].first = self.first
         halves[1].first = self.first + count
+        halves[0].since_ns = halves[1].since_ns = self.since_ns
         self.release()
         return halves[0], halves[1]
 
@@ -52,11 +63,15 @@ class Outbox:
     """The unacknowledged entries for one downstream instance, at contiguous offsets from 0.
 
     ``changed`` is called when there is something new to send. ``events`` and ``size`` count what is kept. ``epoch`` tells this
-    sequence of offsets from any other that the instance had for the same downstream.
+    sequence of offsets from any other that the instance had for the same downstream. ``allowance`` is that of the open stream.
+    ``delivery`` counts acknowledged events by the time since they were given to the edge, in the buckets of ``flowctl.latency``;
+    ``clock`` is a monotonic one, in nanoseconds, asked once a batch.
     """
 
-    def __init__(self, epoch: int = 1) -> None:
+    def __init__(self, epoch: int = 1, clock: Callable[[], int] = lambda: 0) -> None:
         self.epoch = epoch
+        self.clock = clock
+        self.allowance: Allowance | None = None
         self.changed: Callable[[], None] = _nothing
         self.connected = False
         self.events = 0
@@ -66,6 +81,11 @@ class Outbox:
         self.bytes_total = 0
         self.resent_total = 0
         self.dropped_total = 0
+        self.acked_total = 0
+        self.delivery = [0] * BUCKETS
+        self.delivery_ns_total = 0
+        # Whether an entry may hold inputs open; see let_go.
+        self._holding = False
         self._unsent: deque[Entry] = deque()
         self._sent: deque[Entry] = deque()
         # One past the highest offset that was ever sent, and that this incarnation of the downstream was sent.
@@ -90,9 +110,17 @@ class Outbox:
         """Whether everything was sent."""
         return not self._unsent
 
+    @property
+    def oldest_ns(self) -> int:
+        """How long the oldest unacknowledged entry has been waiting; 0 if there is none."""
+        entries = self._sent or self._unsent
+        return self.clock() - entries[0].since_ns if entries else 0
+
     def add(self, entry: Entry) -> None:
         """Keep an entry and send it when its turn comes."""
         entry.first = self.next_offset
+        entry.since_ns = entry.since_ns or self.clock()
+        self._holding = True
         self.next_offset += entry.count
         self.events += entry.count
         self.size += entry.size
@@ -155,8 +183,20 @@ class Outbox:
                 self.events -= entry.count
                 self.size -= entry.size
                 done.append(entry)
+        now_ns = self.clock()
         for entry in done:
+            elapsed_ns = now_ns - entry.since_ns
+            self.acked_total += entry.count
+            self.delivery[bucket(elapsed_ns / 1e9)] += entry.count
+            self.delivery_ns_total += elapsed_ns * entry.count
             entry.release()
+
+    def let_go(self) -> None:
+        """Have nobody wait any longer for what is kept; it is still sent, and sent again after a reconnect."""
+        if self._holding:
+            self._holding = False
+            for entry in (*self._sent, *self._unsent):
+                entry.let_go()
 
     def rewind(self, incarnation: int) -> int:
         """Start over with a new stream of this incarnation of the downstream; returns the first offset that it will carry."""

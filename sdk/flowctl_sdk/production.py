@@ -97,7 +97,7 @@ class Numbering:
 
 
 class Production:
-    """Runs a source. ``acks`` holds what is out; ``out_total`` counts events."""
+    """Runs a source. ``acks`` holds what is out."""
 
     def __init__(self, source: Source, ctx: Context, router: Router, room: Bell, acks: AckLog[Mark]) -> None:
         self._source = source
@@ -115,7 +115,6 @@ class Production:
         self._stopping = False
         self._ended = False
         self._puller: asyncio.Task[None] | None = None
-        self.out_total = 0
 
     async def run(self) -> None:
         """Emit everything; returns when the generator has ended, or was stopped, and all its events are in the outboxes.
@@ -244,7 +243,6 @@ class Production:
             self._space.set()
             columns, mark = self._numbering.columns(taken, time.time_ns())
             pending = self._acks.open(mark)
-            self.out_total += len(columns)
             self._router.dispatch(columns, [pending])
             pending.release()
             self._limit = max(1, min(GATHER_EVENTS, len(columns) * BATCH_BYTES // (columns.size_bytes + 1)))

@@ -2,10 +2,13 @@
 
 One instance takes everything; with ``partition_by`` the key decides, by a stable hash; otherwise whole batches go to the
 instance with the least outstanding. Membership may change while events are under way.
+
+A group that drops (``when_full: drop``) never holds anybody up: what finds its instance's outbox full is counted and forgotten,
+and from then on nobody waits for what that outbox keeps, which is still delivered. While it never fills, it loses nothing.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
+from itertools import count as counting
 
 import msgspec
 
@@ -32,11 +35,22 @@ class GroupSpec(msgspec.Struct, frozen=True):
 
 
 class Group:
-    """The instances of one downstream component."""
+    """The instances of one downstream component.
 
-    def __init__(self, spec: GroupSpec, epochs: Iterator[int]) -> None:
+    ``offered_total`` counts the events given to it, ``skipped_total`` is what had been dispatched before there was this group.
+    """
+
+    def __init__(
+        self, spec: GroupSpec, new_outbox: Callable[[], Outbox], dropped: Callable[[str, int], None], skipped_total: int = 0
+    ) -> None:
         self.spec: GroupSpec = spec
-        self._epochs = epochs
+        self._new_outbox = new_outbox
+        self._dropped = dropped
+        self.skipped_total = skipped_total
+        self.offered_total = 0
+        # Of instances that have left, and of events that no instance was asked to take.
+        self._acked_before = 0
+        self._dropped_before = 0
         self.members: dict[int, Outbox] = {}
         self._order: list[Outbox] = []
         self._keys: KeysOf | None = None
@@ -52,8 +66,22 @@ class Group:
         return sum(outbox.events for outbox in self._order) + sum(entry.count for entry in self._homeless)
 
     @property
+    def acked_total(self) -> int:
+        """Events that were acknowledged, by instances that have left too."""
+        return self._acked_before + sum(outbox.acked_total for outbox in self._order)
+
+    @property
+    def dropped_total(self) -> int:
+        """Events that were dropped."""
+        return self._dropped_before + sum(outbox.dropped_total for outbox in self._order)
+
+    @property
     def ready(self) -> bool:
-        """Whether a batch may be routed now; a group that drops is always ready once it has an instance."""
+        """Whether a batch may be routed now; a group that drops is always ready."""
+        return self.spec.drops or self._takes
+
+    @property
+    def _takes(self) -> bool:
         if self._held and self.outstanding:
             return False
         self._held = False
@@ -67,8 +95,10 @@ class Group:
 
     def apply(self, spec: GroupSpec) -> None:
         """Take a new membership: what an instance that left has not acknowledged goes to those that stay."""
-        leaving = [index for index in self.members if index not in spec.members]
-        orphans = [*self._homeless, *(entry for index in leaving for entry in self.members.pop(index).clear())]
+        leaving = {index: self.members.pop(index) for index in list(self.members) if index not in spec.members}
+        orphans = [*self._homeless, *(entry for outbox in leaving.values() for entry in outbox.clear())]
+        self._acked_before += sum(outbox.acked_total for outbox in leaving.values())
+        self._dropped_before += sum(outbox.dropped_total for outbox in leaving.values())
         changed = bool(leaving) or any(index not in self.members for index in spec.members)
         self._homeless = []
         if self._keys is None or spec.partition_by != self.spec.partition_by:
@@ -76,19 +106,26 @@ class Group:
         self.spec = spec
         for index in spec.members:
             if index not in self.members:
-                self.members[index] = Outbox(next(self._epochs))
+                self.members[index] = self._new_outbox()
         self._order = [self.members[index] for index in sorted(self.members)]
         self._reroute(orphans)
         self._held = self._keys is not None and (self._held or changed) and self.outstanding > 0
 
     def route(self, columns: Columns, encoded: bytes, pendings: Sequence[Held]) -> None:
         """Give a batch, not larger than a message, to the group's instances. Needs ``ready``."""
+        count = len(columns)
+        self.offered_total += count
+        if self.spec.drops and not self._takes:
+            self._dropped_before += count
+            self._let_go()
+            self._dropped(self.spec.component, self.dropped_total)
+            return
         size = columns.size_bytes
         if self._keys is None or len(self._order) == 1:
-            self._give(self._least(), Entry(len(columns), size, encoded, pendings))
+            self._give(self._least(), Entry(count, size, encoded, pendings))
             return
         for outbox, events in self._shares(columns, self._keys):
-            part = columns if len(events) == len(columns) else columns.select(events)
+            part = columns if len(events) == count else columns.select(events)
             self._give(outbox, entry_of(part, pendings))
 
     def abandon(self) -> None:
@@ -104,8 +141,16 @@ class Group:
         if self.spec.drops and outbox.full:
             outbox.dropped_total += entry.count
             entry.release()
+            outbox.let_go()
+            self._dropped(self.spec.component, self.dropped_total)
         else:
             outbox.add(entry)
+
+    def _let_go(self) -> None:
+        for outbox in self._order:
+            outbox.let_go()
+        for entry in self._homeless:
+            entry.let_go()
 
     def _least(self) -> Outbox:
         if len(self._order) == 1:
@@ -133,14 +178,21 @@ class Group:
 
 
 class Router:
-    """All downstream groups of one instance. ``known`` is False until the first topology has come."""
+    """All downstream groups of one instance. ``known`` is False until the first topology has come.
 
-    def __init__(self) -> None:
+    ``dispatched_total`` counts events; ``taps`` look on. ``clock`` is a monotonic one, in nanoseconds; ``dropped`` is called
+    with a component and its total whenever a batch for it was dropped.
+    """
+
+    def __init__(self, clock: Callable[[], int] = lambda: 0, dropped: Callable[[str, int], None] | None = None) -> None:
         self.groups: dict[str, Group] = {}
         self.known = False
         self.finished = False
+        self.dispatched_total = 0
         self.taps: list[Tap] = []
-        self._epochs = count(1)
+        self._clock = clock
+        self._dropped = dropped or _unheard
+        self._epochs = counting(1)
 
     @property
     def ready(self) -> bool:
@@ -165,9 +217,12 @@ class Router:
         for spec in specs:
             group = self.groups.get(spec.component)
             if group is None:
-                self.groups[spec.component] = Group(spec, self._epochs)
+                self.groups[spec.component] = Group(spec, self._new_outbox, self._dropped, self.dispatched_total)
             elif group.spec != spec:
                 group.apply(spec)
+
+    def _new_outbox(self) -> Outbox:
+        return Outbox(next(self._epochs), self._clock)
 
     def outbox(self, component: str, index: int) -> Outbox | None:
         """Of one downstream instance."""
@@ -193,6 +248,7 @@ class Router:
             if self.taps:
                 for tap in self.taps:
                     tap.offer(len(part), encoded)
+            self.dispatched_total += len(part)
             for group in self.groups.values():
                 group.route(part, encoded, pendings)
 
@@ -212,6 +268,11 @@ class Router:
         self.finished = True
         for _, outbox in self.outboxes():
             outbox.changed()
+
+
+def _unheard(component: str, total: int) -> None:
+    """Nobody wants to hear of drops."""
+    del component, total
 
 
 def chunks(columns: Columns) -> list[Columns]:

@@ -118,13 +118,18 @@ class Runtime:
             self._spawn(self._checkpoint())
             await self._production.run()
             neighbours.router.finish()
-            await neighbours.room.until(lambda: not len(self._acks) and neighbours.end_known)
+            await neighbours.room.until(lambda: self._acknowledged and neighbours.end_known)
         else:
             if self._work is not None:
                 self._spawn(self._work.run())
             self._spawn(neighbours.pass_on_the_end())
             await neighbours.settled.until(lambda: neighbours.retired)
         self._end(Ending("completed"))
+
+    @property
+    def _acknowledged(self) -> bool:
+        """Whether nothing of a source is under way: nobody waits for an event, nor has one kept that nobody waits for."""
+        return not len(self._acks) and self._neighbours.router.outstanding == 0
 
     async def _register(self, address: str, health: str) -> Registry:
         component = self._component
@@ -152,13 +157,12 @@ class Runtime:
         component, neighbours = self._component, self._neighbours
         if isinstance(component, Source):
             self._production = Production(component, self._ctx, neighbours.router, neighbours.room, self._acks)
-            self._meters.production = self._production
         elif isinstance(component, Processor):
             transform = Transform(component, self._me.component, self._failures)
             self._work = ProcessorWork(transform, neighbours.inbox, neighbours.router, neighbours.room)
-            self._meters.work = self._work
         elif isinstance(component, Sink):
             self._work = SinkWork(component, neighbours.inbox, self._failures)
+        self._meters.work = self._work
 
     async def _follow(self, registry: Registry) -> None:
         async for topology in registry.topologies():
@@ -213,7 +217,7 @@ class Runtime:
         neighbours = self._neighbours
         if self._production is not None:
             self._production.stop()
-            await neighbours.room.until(lambda: neighbours.router.finished and not len(self._acks))
+            await neighbours.room.until(lambda: neighbours.router.finished and self._acknowledged)
         else:
             neighbours.close_intake()
             await neighbours.settled.until(lambda: neighbours.idle)
@@ -268,13 +272,14 @@ class Runtime:
         registry = self._registry
         if registry is None or not registry.registered or ending.reason == "superseded":
             return
-        await registry.last_beat(self._heartbeat())
         reasons: dict[str, control.DeregisterReason.ValueType] = {
             "completed": control.DEREGISTER_REASON_COMPLETED,
             "stopped": control.DEREGISTER_REASON_STOPPED,
             "failed": control.DEREGISTER_REASON_FAILED,
         }
-        await registry.deregister(reasons[ending.reason], ending.detail)
+        reason = reasons[ending.reason]
+        await registry.last_beat(self._heartbeat(reason))
+        await registry.deregister(reason, ending.detail)
 
     # -- plumbing ----------------------------------------------------------------------------------------------------
 
@@ -311,7 +316,13 @@ class Runtime:
         detail = "working" if self._ready else "opening" if registered else "not registered"
         if self._ctx.stopping.is_set():
             detail = "stopping"
-        return State(healthy, healthy and self._ready, detail, f"{self._me.component}.{self._me.index}", self._meters.metrics())
+        name, meters = f"{self._me.component}.{self._me.index}", self._meters
+        return State(healthy, healthy and self._ready, detail, name, meters.metrics(), meters.edges())
 
-    def _heartbeat(self) -> control.HeartbeatRequest:
-        return control.HeartbeatRequest(instance=self._instance(), metrics=self._meters.metrics(), edges=self._meters.edges())
+    def _heartbeat(
+        self, ending: control.DeregisterReason.ValueType = control.DEREGISTER_REASON_UNSPECIFIED
+    ) -> control.HeartbeatRequest:
+        meters = self._meters
+        return control.HeartbeatRequest(
+            instance=self._instance(), metrics=meters.metrics(), edges=meters.edges(), groups=meters.groups(), ending=ending
+        )

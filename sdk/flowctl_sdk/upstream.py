@@ -211,12 +211,14 @@ class EventStream:
         self._links[link.key] = link
         link.outbox.changed = link.wake.set
         link.outbox.connected = True
+        link.outbox.allowance = link.allowance
         _log.debug("downstream connected: %s (incarnation %d)", link.name, link.incarnation)
 
     def _detach(self, link: Link) -> None:
         if self._current(link):
             del self._links[link.key]
             link.outbox.connected = False
+            link.outbox.allowance = None
             _log.debug("downstream disconnected: %s", link.name)
 
     async def _send(self, context: ServicerContext, link: Link) -> None:

@@ -12,7 +12,7 @@ from flowctl_sdk.columns import Columns
 from flowctl_sdk.derive import derive, derive_batch
 from flowctl_sdk.event import Event
 from flowctl_sdk.faults import EventFailedError
-from flowctl_sdk.inbox import Inbox
+from flowctl_sdk.inbox import Arrival, Inbox
 from flowctl_sdk.routing import Router
 from flowctl_sdk.signals import Bell
 
@@ -63,7 +63,7 @@ def _what(error: Exception) -> str:
 
 
 class ProcessorWork:
-    """Runs a processor. ``filtered_total`` and ``out_total`` count inputs without output, and outputs."""
+    """Runs a processor. ``filtered_total`` counts inputs without output, ``processed_total`` those with any."""
 
     def __init__(self, transform: Transform, inbox: Inbox, router: Router, room: Bell) -> None:
         self._transform = transform
@@ -71,7 +71,7 @@ class ProcessorWork:
         self._router = router
         self._room = room
         self.filtered_total = 0
-        self.out_total = 0
+        self.processed_total = 0
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -83,7 +83,7 @@ class ProcessorWork:
         while True:
             arrival = await self._inbox.get()
             outputs, filtered = await self._transform(arrival.columns)
-            self.filtered_total += filtered
+            self._count(arrival, filtered)
             if outputs is None:
                 arrival.pending.release()
                 continue
@@ -91,7 +91,6 @@ class ProcessorWork:
             if len(outputs) < GATHER_EVENTS and len(self._inbox):
                 outputs = await self._gather(outputs, pendings)
             await self._room.until(lambda: self._router.ready)
-            self.out_total += len(outputs)
             self._router.dispatch(outputs, pendings)
             for pending in pendings:
                 pending.release()
@@ -105,16 +104,25 @@ class ProcessorWork:
             if arrival is None:
                 break
             outputs, filtered = await self._transform(arrival.columns)
-            self.filtered_total += filtered
+            self._count(arrival, filtered)
             pendings.append(arrival.pending)
             if outputs is not None:
                 parts.append(outputs)
                 count += len(outputs)
         return Columns.merged(parts)
 
+    def _count(self, arrival: Arrival, filtered: int) -> None:
+        """The outcome of a batch, all at once, so that the counters add up whenever they are looked at."""
+        count = len(arrival.columns)
+        self.filtered_total += filtered
+        self.processed_total += count - filtered
+        self._inbox.finish(count)
+
 
 class SinkWork:
-    """Runs a sink: everything that has arrived, up to a limit, is one write."""
+    """Runs a sink: everything that has arrived, up to a limit, is one write. ``processed_total`` counts what was written."""
+
+    filtered_total = 0
 
     def __init__(self, sink: Sink, inbox: Inbox, failures: Failures) -> None:
         if isinstance(sink, FunctionSink):
@@ -123,6 +131,7 @@ class SinkWork:
         else:
             self._call = BatchCall(sink.write, failures, blocking=sink.blocking)
         self._inbox = inbox
+        self.processed_total = 0
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -140,7 +149,10 @@ class SinkWork:
                     break
                 arrivals.append(more)
                 events.extend(more.columns.events())
+            count = len(events)
             await self.write(events)
+            self.processed_total += count
+            self._inbox.finish(count)
             for done in arrivals:
                 done.pending.release()
 

@@ -6,11 +6,14 @@ Each function returns what it was given, made safe, or raises ``UserError`` with
 import math
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
+
+import msgspec
 
 from flowctl.errors import UserError
-from flowctl.ids import InstanceId
-from flowctl.journal.log import EdgeCounters
+from flowctl.ids import InstanceId, check_id
+from flowctl.journal.log import EdgeCounters, GroupCounters
+from flowctl.latency import BUCKETS
 from flowctl_registry.requests import Caller, Commit, Deregister, Register
 
 MAX_INCARNATION: Final = 2**53 - 1
@@ -153,6 +156,33 @@ def checked_edges(edges: list[EdgeCounters]) -> list[EdgeCounters]:
     for edge in edges:
         if not _PEER.match(edge.peer):
             raise UserError(f"edges has the peer {edge.peer[:80]!r}: expected <component>.<index>")
-        if max(edge.events_total, edge.bytes_total, edge.in_flight, edge.resent_total) > MAX_POSITION:
+        if _largest(edge) > MAX_POSITION:
             raise UserError(f"edges[{edge.peer!r}] has a counter above {MAX_POSITION}")
+        if len(edge.delivery_buckets) not in (0, BUCKETS):
+            raise UserError(f"edges[{edge.peer!r}] has {len(edge.delivery_buckets)} delivery_buckets: expected none or {BUCKETS}")
+        for span in (edge.oldest_s, edge.source_lag_s, edge.delivery_s_total):
+            if not math.isfinite(span) or span < 0:
+                raise UserError(f"edges[{edge.peer!r}] has a time of {span} s: expected a finite number of at least 0")
     return edges
+
+
+def checked_groups(groups: list[GroupCounters]) -> list[GroupCounters]:
+    """Counters of the downstream components of a heartbeat."""
+    if len(groups) > MAX_EDGES:
+        raise UserError(f"groups has {len(groups)} entries, at most {MAX_EDGES} are allowed")
+    for group in groups:
+        check_id(group.component, "groups.component")
+        if _largest(group) > MAX_POSITION:
+            raise UserError(f"groups[{group.component!r}] has a counter above {MAX_POSITION}")
+    return groups
+
+
+def _largest(counters: EdgeCounters | GroupCounters) -> int:
+    """The largest whole number among the counters."""
+    numbers: list[int] = []
+    for value in msgspec.structs.astuple(counters):
+        if isinstance(value, list):
+            numbers += cast("list[int]", value)
+        elif isinstance(value, int):
+            numbers.append(value)
+    return max(numbers)

@@ -1,14 +1,16 @@
 """The last heartbeat of every instance, and its rates since the one before. Follows the heartbeats of all replicas. Pure."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from flowctl.api import EdgeView, LiveView
+from flowctl.api import EdgeView, GroupView, LiveView
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
-from flowctl.journal.log import EdgeCounters, Heartbeat, StoredBeat
+from flowctl.journal.log import EdgeCounters, GroupCounters, Heartbeat, StoredBeat
+from flowctl.latency import quantile
 
 COUNTER_SUFFIX: Final = "_total"
 
@@ -76,13 +78,16 @@ def live_view(pulse: Pulse, now_ns: int) -> LiveView:
             if name.endswith(COUNTER_SUFFIX) and name in before
         },
         edges=[_edge_view(edge, edges_before, seconds) for edge in pulse.beat.edges],
+        groups=[_group_view(group) for group in pulse.beat.groups],
+        ending=pulse.beat.ending,
     )
 
 
 def _edge_view(edge: EdgeCounters, earlier: Mapping[tuple[str, str], EdgeCounters] | None, seconds: float) -> EdgeView:
     # An edge that the beat before did not have began at zero since then.
     before = earlier.get((edge.peer, edge.direction)) if earlier is not None else None
-    since = before.events_total if before is not None else 0
+    since, bytes_since = (before.events_total, before.bytes_total) if before is not None else (0, 0)
+    counts = _lately(edge.delivery_buckets, before.delivery_buckets if before is not None else ())
     return EdgeView(
         peer=edge.peer,
         direction=edge.direction,
@@ -92,4 +97,45 @@ def _edge_view(edge: EdgeCounters, earlier: Mapping[tuple[str, str], EdgeCounter
         resent_total=edge.resent_total,
         connected=edge.connected,
         rate=max(0.0, (edge.events_total - since) / seconds) if earlier is not None else 0.0,
+        bytes_rate=max(0.0, (edge.bytes_total - bytes_since) / seconds) if earlier is not None else 0.0,
+        dropped_total=edge.dropped_total,
+        acked_total=edge.acked_total,
+        superseded_total=edge.superseded_total,
+        sender_incarnation=edge.sender_incarnation,
+        epoch=edge.epoch,
+        next_offset=edge.next_offset,
+        done_offset=edge.done_offset,
+        oldest_s=edge.oldest_s,
+        source_lag_s=edge.source_lag_s,
+        credit_events=edge.credit_events,
+        credit_bytes=edge.credit_bytes,
+        delivery_buckets=edge.delivery_buckets,
+        delivery_s_total=edge.delivery_s_total,
+        delivery_p50_s=_quantile(counts, 0.5),
+        delivery_p99_s=_quantile(counts, 0.99),
+    )
+
+
+def _lately(counts: Sequence[int], before: Sequence[int]) -> Sequence[int]:
+    """What was counted between two heartbeats; everything if that is nothing."""
+    if len(before) != len(counts):
+        return counts
+    lately = [max(0, now - then) for now, then in zip(counts, before, strict=True)]
+    return lately if any(lately) else counts
+
+
+def _quantile(counts: Sequence[int], share: float) -> float:
+    """JSON knows no infinity: -1 says that the time lies above the last bound too."""
+    seconds = quantile(counts, share)
+    return seconds if math.isfinite(seconds) else -1.0
+
+
+def _group_view(group: GroupCounters) -> GroupView:
+    return GroupView(
+        component=group.component,
+        offered_total=group.offered_total,
+        acked_total=group.acked_total,
+        in_flight=group.in_flight,
+        dropped_total=group.dropped_total,
+        skipped_total=group.skipped_total,
     )

@@ -9,7 +9,7 @@ from flowctl.errors import UserError
 from flowctl.fleet import Checkpoint
 from flowctl.ids import check_id
 from flowctl.journal.events import DeregisterReason, Status
-from flowctl.journal.log import EdgeCounters, Heartbeat
+from flowctl.journal.log import EdgeCounters, GroupCounters, Heartbeat
 from flowctl.spec.model import Kind
 from flowctl_registry import checks
 from flowctl_registry.links import Topology
@@ -75,7 +75,8 @@ def heartbeat(request: pb.HeartbeatRequest) -> Heartbeat:
     who = caller(request.instance)
     metrics = checks.checked_metrics(dict(request.metrics)) if request.metrics else {}
     edges = checks.checked_edges([_edge(edge) for edge in request.edges]) if request.edges else []
-    return Heartbeat(who.instance, who.incarnation, metrics, edges)
+    groups = checks.checked_groups([_group(group) for group in request.groups]) if request.groups else []
+    return Heartbeat(who.instance, who.incarnation, metrics, edges, groups, REASONS.get(request.ending, ""))
 
 
 def _edge(edge: pb.EdgeMetrics) -> EdgeCounters:
@@ -83,7 +84,32 @@ def _edge(edge: pb.EdgeMetrics) -> EdgeCounters:
     if direction is None:
         raise UserError(f"edges has the direction {edge.direction}: expected DIRECTION_IN (1) or DIRECTION_OUT (2)")
     return EdgeCounters(
-        edge.peer, direction, edge.events_total, edge.bytes_total, edge.in_flight, edge.resent_total, edge.connected
+        edge.peer,
+        direction,
+        edge.events_total,
+        edge.bytes_total,
+        edge.in_flight,
+        edge.resent_total,
+        edge.connected,
+        edge.dropped_total,
+        edge.acked_total,
+        edge.superseded_total,
+        edge.sender_incarnation,
+        edge.epoch,
+        edge.next_offset,
+        edge.done_offset,
+        edge.oldest_seconds,
+        edge.source_lag_seconds,
+        edge.credit_events,
+        edge.credit_bytes,
+        list(edge.delivery_buckets),
+        edge.delivery_seconds_total,
+    )
+
+
+def _group(group: pb.GroupMetrics) -> GroupCounters:
+    return GroupCounters(
+        group.component, group.offered_total, group.acked_total, group.in_flight, group.dropped_total, group.skipped_total
     )
 
 
