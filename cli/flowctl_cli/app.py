@@ -18,8 +18,10 @@ SUMMARIES: Final[dict[str, str]] = {
     "graph": "Draw a pipeline.",
     "status": "Show pipelines and their instances, and what waits for what.",
     "logs": "Show what instances print.",
+    "tap": "Show live events that leave a component, or enter a sink.",
     "watch": "Follow the journal: every event as it happens.",
     "history": "Show past events of the journal.",
+    "dead-letters": "Show the events that components gave up on, and send them again.",
     "restart": "Start instances anew.",
     "scale": "Change how many instances a component has.",
     "hosts": "Show the hosts and what they offer.",
@@ -57,7 +59,7 @@ class LazyGroup(TyperGroup):
         if cmd_name not in SUMMARIES:
             return None
         if cmd_name not in self.commands:
-            module = importlib.import_module(f"flowctl_cli.commands.{cmd_name}")
+            module = importlib.import_module(f"flowctl_cli.commands.{cmd_name.replace('-', '_')}")
             command = typer.main.get_command(module.app)
             command.name = cmd_name
             self.commands[cmd_name] = command
