@@ -35,7 +35,7 @@ def leave(fleet: Fleet, host: str, agent: str, reason: str) -> Decision:
 
 
 class Presence:
-    """Keeps a host in the journal. ``superseded`` is set when another agent has taken its name."""
+    """Keeps a host in the journal. ``superseded`` is set when another agent has taken its name; ``running`` never ends."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Presence:
     ) -> None:
         self.superseded: RefusedError | None = None
         self.lost = asyncio.Event()
+        self.running: asyncio.Task[None] | None = None
         self._host = host
         self._joined = joined
         self._projection = projection
@@ -57,7 +58,6 @@ class Presence:
         self._clock = clock
         self._interval_s = interval_s
         self._count = count
-        self._beating: asyncio.Task[None] | None = None
         self._joined_seq: int | None = None
 
     async def start(self) -> None:
@@ -65,13 +65,13 @@ class Presence:
         await retrying(self._join, clock=self._clock, what="joining")
         self._joined_seq = self._projection.fleet.seq
         self._projection.listen(self._heard)
-        self._beating = asyncio.create_task(self._beat(), name="agent-beats")
+        self.running = asyncio.create_task(self._beat(), name="agent-beats")
 
     async def stop(self, reason: str) -> None:
         """Sign the host off, if the journal is there."""
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.gather(self.running, return_exceptions=True)
         if self._joined_seq is None:
             return
         try:
@@ -89,16 +89,21 @@ class Presence:
         if entry.aggregate != Aggregate.of_host(self._host) or not isinstance(entry.event, HostJoined):
             return
         if entry.event.agent != self._joined.agent:
-            self.superseded = RefusedError(
-                f"another agent has joined as host {self._host}", hint="give each host a name of its own with --name"
-            )
-            self.lost.set()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.superseded = RefusedError(
+            f"another agent has joined as host {self._host}", hint="give each host a name of its own with --name"
+        )
+        self.lost.set()
 
     async def _beat(self) -> None:
         while True:
             try:
                 await self._heartbeats.publish([HostBeat(self._host, self._joined.agent, self._count())])
                 host = self._projection.fleet.hosts.get(self._host)
+                if host is not None and host.status == "up" and host.joined.agent != self._joined.agent:
+                    self._give_up()  # it joined before this agent listened
                 if self.superseded is None and (host is None or host.status != "up"):
                     await self._join()
             except JournalUnavailableError:

@@ -39,7 +39,7 @@ Prepare = Callable[[RunKey, Assignment, str], Launch]
 class Reconciler:
     """Makes the host's runs what the journal wants them to be.
 
-    ``waiting`` says, per instance, for what nothing is done; ``live`` is how many runs live.
+    ``waiting`` says, per instance, for what nothing is done; ``live`` is how many runs live; ``running`` never ends.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Reconciler:
     ) -> None:
         self.waiting: dict[InstanceId, str] = {}
         self.live = 0
+        self.running: asyncio.Task[None] | None = None
         self._host = host
         self._actor = f"agent/{host}"
         self._projection = projection
@@ -69,7 +70,6 @@ class Reconciler:
         self._timers: dict[InstanceId, asyncio.Task[None]] = {}
         self._spawns: set[asyncio.Task[None]] = set()
         self._claims: dict[InstanceId, plan.Start] = {}
-        self._rounds: asyncio.Task[None] | None = None
         self._stopped = True
 
     async def start(self) -> None:
@@ -78,12 +78,12 @@ class Reconciler:
         self._driver.on_exit(lambda run: self.wake(run.key.instance))
         self._projection.listen(self._heard)
         await self._wake_all()
-        self._rounds = asyncio.create_task(self._go_round(), name="agent-rounds")
+        self.running = asyncio.create_task(self._go_round(), name="agent-rounds")
 
     async def stop(self) -> None:
         """Begin nothing more. A start that was begun is finished; what runs goes on running."""
         self._stopped = True
-        tasks = [*self._workers.values(), *self._timers.values(), *([self._rounds] if self._rounds else [])]
+        tasks = [*self._workers.values(), *self._timers.values(), *([self.running] if self.running else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,7 +116,11 @@ class Reconciler:
         """Events wake everything; this is for what no event tells."""
         while True:
             await self._clock.sleep(ROUND_S)
-            await self._wake_all()
+            try:
+                await self._wake_all()
+            except DriverError as error:  # the next round asks again
+                self._metrics.errors.inc()
+                log.warning("%s", error)
 
     async def _wake_all(self) -> None:
         runs = await self._driver.list()

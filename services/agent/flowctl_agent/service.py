@@ -1,5 +1,6 @@
 """The agent as a service: puts the driver, the reconciler, the tailer, the prober and the host's presence together."""
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -109,10 +110,17 @@ class AgentService:
             self._lock = -1
 
     async def failed(self) -> None:
-        """See ``Service``: another agent has taken this host's name."""
-        await self._presence.lost.wait()
+        """See ``Service``: another agent has taken this host's name, or a part of this one has ended."""
+        parts = (self._presence.running, self._reconciler.running, self._tailer.running)
+        lost = asyncio.ensure_future(self._presence.lost.wait())
+        try:
+            done, _ = await asyncio.wait({lost, *(part for part in parts if part)}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
         if self._presence.superseded is not None:
             raise self._presence.superseded
+        for part in done:
+            part.result()
 
     @property
     def waiting(self) -> Mapping[InstanceId, str]:

@@ -27,7 +27,7 @@ log = logging.getLogger("flowctl.agent.tailer")
 
 
 class Tailer:
-    """Follows all runs of a driver; at most about ``LINES_PER_ROUND / ROUND_S`` lines a second of them together."""
+    """Follows all runs of a driver, at most about ``LINES_PER_ROUND / ROUND_S`` lines a second. ``running`` never ends."""
 
     def __init__(self, *, driver: Driver, logs: Logs, clock: Clock, metrics: AgentMetrics) -> None:
         self._driver = driver
@@ -37,20 +37,20 @@ class Tailer:
         self._pending: dict[RunKey, None] = {}
         self._positions: dict[RunKey, int] = {}
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to follow, with everything that an earlier agent did not send."""
         self._driver.on_output(self.wake)
         for key in self._driver.outputs():
             self.wake(key)
-        self._task = asyncio.create_task(self._run(), name="agent-tailer")
+        self.running = asyncio.create_task(self._run(), name="agent-tailer")
 
     async def stop(self) -> None:
         """Send no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.gather(self.running, return_exceptions=True)
 
     def wake(self, key: RunKey) -> None:
         """The run may have written something."""
