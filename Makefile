@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check proto lock clean
+.PHONY: setup demo test chaos check proto lock clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,11 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# Random faults from seeds; a failure prints the command that does it again. FOCUS and SABOTAGE are for the positive controls.
+chaos: setup
+	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),50) \
+		$(if $(FOCUS),--focus $(FOCUS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 check: setup
 	$(BIN)/ruff check .

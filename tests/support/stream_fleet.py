@@ -36,11 +36,12 @@ class Fleet:
         default_factory=dict[tuple[str, int], "subprocess.Popen[bytes]"]
     )
     incarnations: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+    programs: Path = PROGRAMS
 
     def start(
         self, program: str, component: str, index: int = 0, *, config: dict[str, object] | None = None, **env: str
     ) -> "subprocess.Popen[bytes]":
-        """Start ``program`` of ``programs.py`` as this instance, at its next incarnation."""
+        """Start ``program`` of ``programs`` as this instance, at its next incarnation."""
         key = (component, index)
         self.incarnations[key] = self.incarnations.get(key, 0) + 1
         name = f"{component}.{index}"
@@ -63,7 +64,7 @@ class Fleet:
             **env,
         }
         with (self.directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen([sys.executable, str(PROGRAMS), program], env=environment, stderr=log, stdout=log)
+            process = subprocess.Popen([sys.executable, str(self.programs), program], env=environment, stderr=log, stdout=log)
         self.running[key] = process
         return process
 

@@ -1,0 +1,250 @@
+"""What a schedule is: a graph, its events and its faults, all from one seed. Pure: the same seed gives the same bytes."""
+
+import random
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+FaultKind = Literal["kill", "pause", "graceful", "zombie", "reset", "drop", "delay", "half_open", "scale", "registry"]
+Focus = Literal["all", "kill", "backlog", "zombie"]
+
+KEYS: Final = 16
+EVENTS: Final = 10_000
+CUTS: Final = ("reset", "drop", "delay", "half_open")
+RESENDING: Final = ("kill", "zombie", "scale")
+"""Faults after which the contract allows an event to arrive again; after any other it does not."""
+
+_PROCESSORS: Final = ("same", "same", "twice", "some", "slow", "batched")
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A component of the graph; ``program`` is one of ``programs.py``."""
+
+    name: str
+    kind: Literal["source", "processor", "sink"]
+    program: str
+    inputs: tuple[str, ...] = ()
+    replicas: int = 1
+    partition_by: str = ""
+    pause_ms: int = 0
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that goes wrong, ``at_ms`` after the first event has arrived, for ``for_ms``.
+
+    ``side`` is the end of a half-open connection that is closed; ``replicas`` what a component is scaled to.
+    """
+
+    at_ms: int
+    kind: FaultKind
+    component: str
+    index: int = 0
+    for_ms: int = 0
+    side: Literal["", "dialling", "serving"] = ""
+    replicas: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule. ``events`` is what each instance of a source emits, in bursts of ``burst``."""
+
+    seed: int
+    focus: Focus
+    shape: str
+    parts: tuple[Part, ...]
+    events: int
+    burst: int
+    lasts_ms: int
+    faults: tuple[Fault, ...]
+
+    def part(self, name: str) -> Part:
+        """The component of this name."""
+        return next(part for part in self.parts if part.name == name)
+
+    def encoded(self) -> bytes:
+        """The plan as JSON, a line for each component and fault."""
+        fields = msgspec.to_builtins(self)
+        lines = [f' "{name}": {_json(value)}' for name, value in fields.items() if name not in {"parts", "faults"}]
+        for name in ("parts", "faults"):
+            items = ",\n  ".join(_json(item) for item in fields[name])
+            lines.append(f' "{name}": [\n  {items}\n ]' if items else f' "{name}": []')
+        return ("{\n" + ",\n".join(lines) + "\n}").encode()
+
+
+def plan(seed: int, focus: Focus = "all") -> Plan:
+    """The schedule of this seed. A focus other than ``all`` has few components and one kind of fault."""
+    chance = random.Random(f"{seed}/{focus}")
+    if focus == "all":
+        shape = chance.choice(sorted(_SHAPES))
+        parts = _SHAPES[shape](chance)
+    else:
+        shape, parts = "linear", _line(chance, 1)
+    emitters = sum(part.replicas for part in parts if part.kind == "source")
+    lasts_ms = chance.randrange(900, 1_600)
+    faults = sorted(_FOCUSED[focus](chance, parts, lasts_ms), key=lambda fault: fault.at_ms)
+    return Plan(
+        seed=seed,
+        focus=focus,
+        shape=shape,
+        parts=parts,
+        events=EVENTS // emitters,
+        burst=chance.choice((20, 100, 500, 1_500)),
+        lasts_ms=lasts_ms,
+        faults=tuple(faults),
+    )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def _source(name: str, replicas: int = 1) -> Part:
+    return Part(name=name, kind="source", program="numbered", replicas=replicas)
+
+
+def _processor(chance: random.Random, name: str, *inputs: str, replicas: int = 1, partition_by: str = "") -> Part:
+    program = chance.choice(_PROCESSORS)
+    return Part(name=name, kind="processor", program=program, inputs=inputs, replicas=replicas, partition_by=partition_by)
+
+
+def _sink(chance: random.Random, name: str, *inputs: str, replicas: int = 1, partition_by: str = "") -> Part:
+    pause_ms = chance.choice((0, 0, 2, 10, 40))
+    return Part(
+        name=name, kind="sink", program="store", inputs=inputs, replicas=replicas, partition_by=partition_by, pause_ms=pause_ms
+    )
+
+
+def _line(chance: random.Random, length: int) -> tuple[Part, ...]:
+    processors = [_processor(chance, f"p{n}", "s" if n == 0 else f"p{n - 1}") for n in range(length)]
+    last = processors[-1].name if processors else "s"
+    return (_source("s"), *processors, _sink(chance, "k", last))
+
+
+def _fan_out(chance: random.Random) -> tuple[Part, ...]:
+    return (_source("s"), _processor(chance, "p", "s"), _sink(chance, "k0", "p"), _sink(chance, "k1", "p"))
+
+
+def _fan_in(chance: random.Random) -> tuple[Part, ...]:
+    return (_source("s0"), _source("s1"), _processor(chance, "p", "s0", "s1"), _sink(chance, "k", "p"))
+
+
+def _diamond(chance: random.Random) -> tuple[Part, ...]:
+    return (_source("s"), _processor(chance, "p0", "s"), _processor(chance, "p1", "s"), _sink(chance, "k", "p0", "p1"))
+
+
+def _net(chance: random.Random) -> tuple[Part, ...]:
+    return (
+        _source("s0"),
+        _source("s1"),
+        _processor(chance, "p", "s0", "s1"),
+        _sink(chance, "k0", "p"),
+        _sink(chance, "k1", "p", "s1"),
+    )
+
+
+def _replicas(chance: random.Random) -> tuple[Part, ...]:
+    count = chance.choice((2, 3))
+    by = chance.choice(("payload.k", "payload.k", "metadata.k", ""))
+    return (_source("s"), _processor(chance, "p", "s", replicas=count, partition_by=by), _sink(chance, "k", "p"))
+
+
+def _sink_replicas(chance: random.Random) -> tuple[Part, ...]:
+    by = chance.choice(("payload.k", "metadata.k", ""))
+    return (_source("s", chance.choice((1, 2))), _sink(chance, "k", "s", replicas=2, partition_by=by))
+
+
+def _by_key(chance: random.Random) -> tuple[Part, ...]:
+    return (
+        _source("s"),
+        _processor(chance, "p", "s", replicas=2, partition_by="payload.k"),
+        _sink(chance, "k", "p", replicas=2, partition_by="payload.k"),
+    )
+
+
+def _direct(chance: random.Random) -> tuple[Part, ...]:
+    return _line(chance, 0)
+
+
+def _linear(chance: random.Random) -> tuple[Part, ...]:
+    return _line(chance, 1)
+
+
+def _chain(chance: random.Random) -> tuple[Part, ...]:
+    return _line(chance, 2)
+
+
+_SHAPES: Final[dict[str, Callable[[random.Random], tuple[Part, ...]]]] = {
+    "direct": _direct,
+    "linear": _linear,
+    "chain": _chain,
+    "fan_out": _fan_out,
+    "fan_in": _fan_in,
+    "diamond": _diamond,
+    "net": _net,
+    "replicas": _replicas,
+    "sink_replicas": _sink_replicas,
+    "by_key": _by_key,
+}
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def _any(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
+    kinds: tuple[FaultKind, ...] = (
+        *("kill", "kill", "kill", "pause", "graceful", "zombie", "zombie"),
+        *("reset", "drop", "delay", "half_open", "scale", "scale", "registry"),
+    )
+    # Some schedules hold only faults after which nothing may arrive twice.
+    if chance.random() < 0.3:
+        kinds = tuple(kind for kind in kinds if kind not in RESENDING)
+    faults = [_fault(chance, chance.choice(kinds), parts, lasts_ms) for _ in range(chance.randrange(1, 5))]
+    return [fault for fault in faults if fault is not None]
+
+
+def _fault(chance: random.Random, kind: FaultKind, parts: tuple[Part, ...], lasts_ms: int) -> Fault | None:
+    at_ms = chance.randrange(lasts_ms)
+    for_ms = chance.randrange(0, 600)
+    if kind == "registry":
+        return Fault(at_ms=at_ms, kind=kind, component="", for_ms=for_ms)
+    if kind in CUTS:
+        part = chance.choice([part for part in parts if part.kind != "sink"])
+        side = chance.choice(("dialling", "serving")) if kind == "half_open" else ""
+        return Fault(at_ms=at_ms, kind=kind, component=part.name, index=chance.randrange(part.replicas), for_ms=for_ms, side=side)
+    if kind == "scale":
+        movable = [part for part in parts if part.kind != "source" and (part.replicas > 1 or chance.random() < 0.5)]
+        if not movable:
+            return None
+        part = chance.choice(movable)
+        wanted = chance.choice([count for count in (1, 2, 3) if count != part.replicas])
+        return Fault(at_ms=at_ms, kind=kind, component=part.name, replicas=wanted)
+    part = chance.choice(parts)
+    return Fault(at_ms=at_ms, kind=kind, component=part.name, index=chance.randrange(part.replicas), for_ms=for_ms)
+
+
+def _kills(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
+    victims = [part.name for part in parts if part.kind != "source"]
+    return [Fault(at_ms=chance.randrange(lasts_ms), kind="kill", component=chance.choice(victims), for_ms=100) for _ in range(4)]
+
+
+def _backlog(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
+    """The sink stands still, so that events wait at the source when it is killed."""
+    del parts
+    at_ms = chance.randrange(100, 300)
+    return [
+        Fault(at_ms=at_ms, kind="pause", component="p0", for_ms=lasts_ms),
+        Fault(at_ms=at_ms + chance.randrange(300, 600), kind="kill", component="s", for_ms=50),
+    ]
+
+
+def _zombies(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
+    del parts
+    return [
+        Fault(at_ms=chance.randrange(lasts_ms // 2), kind="zombie", component="k", for_ms=chance.randrange(100, 300))
+        for _ in range(2)
+    ]
+
+
+_FOCUSED: Final = {"all": _any, "kill": _kills, "backlog": _backlog, "zombie": _zombies}
