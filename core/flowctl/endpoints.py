@@ -71,7 +71,7 @@ class Endpoints:
 
     async def start(self) -> None:
         """Begin to answer."""
-        client = self._serving = self._client()
+        client = self._client()
         config = ServiceConfig(
             name=f"flowctl-{self._service_name}",
             version=__version__,
@@ -90,11 +90,19 @@ class Endpoints:
                     metadata={"request_schema": schema},
                 )
             )
+        self._serving = client
 
     async def follow_client(self) -> None:
-        """Answer on the connection's present client, if that is another than the one so far."""
-        if self._serving is not None and self._serving is not self._client():
+        """Answer on the connection's present client, if that is another than the one so far; after each reconnection.
+
+        A client that goes away meanwhile is not answered on: the next reconnection comes here again.
+        """
+        if self._serving is None or self._serving is self._client():
+            return
+        try:
             await self.start()
+        except (nats.errors.Error, OSError) as error:
+            log.warning("the endpoints of the %s are not there yet: %s", self._service_name, error)
 
     async def stop(self) -> None:
         """Answer no more."""

@@ -9,7 +9,10 @@ import pytest
 
 from flowctl import api
 from flowctl.endpoints import Endpoints, call
+from flowctl.errors import JournalUnavailableError
 from flowctl.journal.jetstream import connection
+from flowctl.journal.jetstream.reader import Position, StreamReader
+from flowctl.journal.subjects import JOURNAL_STREAM
 from support.nats import connect, nats_server
 from support.polling import eventually
 
@@ -45,6 +48,26 @@ async def test_a_client_that_does_not_find_back_is_replaced(monkeypatch: pytest.
         answer = await call(store.nc, "echo", "pong", api.InfoRequest(), api.Done, timeout_s=5)
         assert answer.seq == 7
         assert await store.journal.last_sequence() == 0
+        await endpoints.stop()
+        await store.close()
+
+
+async def test_a_client_that_was_given_up():
+    """Reading on one says that the journal is away; endpoints do not end over it, and answer on the next one."""
+    async with nats_server() as server:
+        store, other = await connect(server), await connect(server)
+        well, gone = store.nc, other.nc
+        await other.close()
+        endpoints = Endpoints(lambda: store.nc, "echo", name="one")
+        endpoints.add("pong", api.InfoRequest, _pong)
+        await endpoints.start()
+        store.connection.client = gone
+        with pytest.raises(JournalUnavailableError):
+            await anext(aiter(StreamReader(store.connection, JOURNAL_STREAM).batches(Position(), follow=True)))
+        await endpoints.follow_client()
+        store.connection.client = well
+        await endpoints.follow_client()
+        assert (await call(well, "echo", "pong", api.InfoRequest(), api.Done, timeout_s=5)).seq == 7
         await endpoints.stop()
         await store.close()
 

@@ -93,7 +93,7 @@ class Connection:
 
         Raises:
             JournalUnavailableError: no server answered in time, or it refused the credential.
-        InvalidSettingError: the address cannot be one.
+            InvalidSettingError: the address cannot be one.
         """
         if not self.servers:
             raise InvalidSettingError("the address of the NATS server is empty")

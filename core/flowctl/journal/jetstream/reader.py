@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 import msgspec
+from nats import errors as nats_errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -126,7 +127,10 @@ class StreamReader:
         """
         self._at = position
         client = self._connection.client
-        subscription = await client.subscribe(f"{self._inbox}.*", cb=self._mailbox.put)
+        try:
+            subscription = await client.subscribe(f"{self._inbox}.*", cb=self._mailbox.put)
+        except (nats_errors.Error, OSError) as error:  # a client that was given up, before there is another
+            raise self._connection.unavailable(str(error)) from error
         self._connection.on_disconnect.append(self._mailbox.lose)
         try:
             if await self._create() == 0 and not follow:
