@@ -213,6 +213,26 @@ class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
     instances: list[LiveView] = field(default_factory=list[LiveView])
 
 
+class RedriveLetters(Request, frozen=True, kw_only=True):
+    """Process dead letters once more: those of a pipeline or of a component that were never delivered, or just these numbers."""
+
+    pipeline: str
+    component: str | None = None
+    letters: list[int] = field(default_factory=list[int])
+
+
+class Redriving(msgspec.Struct, frozen=True, kw_only=True):
+    """These letters go to these instances once more. ``seq`` is the journal's last entry about it.
+
+    ``absent`` are the instances that do not run now: they get their letters when they do.
+    """
+
+    seq: int
+    letters: list[int] = field(default_factory=list[int])
+    instances: list[str] = field(default_factory=list[str])
+    absent: list[str] = field(default_factory=list[str])
+
+
 class InfoRequest(Request, frozen=True, kw_only=True):
     """How is this service?"""
 

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flowctl.spec.model import Backoff, OnError
 from flowctl_sdk.event import Event
@@ -24,12 +24,62 @@ SLOW_NS: Final = 1_000_000_000
 _log = logging.getLogger("flowctl.component")
 
 
-class Failures:
-    """What becomes of a call that raised: another try after a pause, or the end of the instance."""
+class Keeper(Protocol):
+    """Where events go that are given up on."""
 
-    def __init__(self, on_error: OnError) -> None:
+    async def keep(self, event: Event, error: str, attempts: int) -> None:
+        """Return when the event is safe."""
+        ...
+
+
+class BatchFailedError(Exception):
+    """A call with several events raised, and it has to be found out on which of them: call again with one at a time."""
+
+
+class Failures:
+    """What becomes of a call that raised: another try after a pause, the event put aside, or the end of the instance.
+
+    ``total`` counts what was raised, ``put_aside_total`` the events that were put aside with ``keeper``.
+    """
+
+    def __init__(self, on_error: OnError, keeper: Keeper | None = None) -> None:
         self._on_error = on_error
+        self.keeper = keeper
         self.total = 0
+        self.put_aside_total = 0
+
+    @property
+    def puts_aside(self) -> bool:
+        """Whether an event that fails for good is put aside."""
+        return self._on_error.action == "dead_letter"
+
+    async def judge(self, event: Event, attempt: int, error: Exception) -> bool:
+        """After try number ``attempt`` (the first is 0) of one event: whether to try again. False: it was put aside.
+
+        Raises:
+            EventFailedError: if the instance is to end.
+        """
+        if not self.puts_aside:
+            await self.pause(f"event {event.id}", attempt, error)
+            return True
+        self.total += 1
+        if attempt + 1 < self._on_error.attempts:
+            await self._wait(f"event {event.id}", attempt, error)
+            return True
+        await self.put_aside(event, f"{type(error).__name__}: {error}", attempt + 1)
+        return False
+
+    async def put_aside(self, event: Event, error: str, attempts: int) -> None:
+        """Keep an event as a dead letter; returns when that is on disk.
+
+        Raises:
+            EventFailedError: if it cannot be kept.
+        """
+        if self.keeper is None:
+            raise EventFailedError(f"event {event.id} failed, and there is no registry to keep it as a dead letter: {error}")
+        _log.warning("event %s failed after %d attempts and becomes a dead letter: %s", event.id, attempts, error)
+        await self.keeper.keep(event, error, attempts)
+        self.put_aside_total += 1
 
     async def pause(self, what: str, attempt: int, error: Exception) -> None:
         """Wait before try number ``attempt + 1`` (the first try is 0).
@@ -42,7 +92,10 @@ class Failures:
         tries = f" after {attempt + 1} attempts" if attempt else ""
         if policy.action != "retry" or attempt >= policy.attempts:
             raise EventFailedError(f"{what} failed{tries}: {type(error).__name__}: {error}") from error
-        delay = backoff_s(policy.backoff, attempt, random.random())  # noqa: S311
+        await self._wait(what, attempt, error)
+
+    async def _wait(self, what: str, attempt: int, error: Exception) -> None:
+        delay = backoff_s(self._on_error.backoff, attempt, random.random())  # noqa: S311
         _log.warning(
             "%s failed (attempt %d), trying again in %.2f s: %s: %s", what, attempt + 1, delay, type(error).__name__, error
         )
@@ -70,7 +123,7 @@ class EachCall:
         self._warned = False
 
     async def __call__(self, events: list[Event]) -> Sequence[object]:
-        """What it returned, for each event."""
+        """What it returned, for each event; None for one that was put aside."""
         results: list[object] = []
         attempt, failed = 0, -1
         while len(results) < len(events):
@@ -86,7 +139,8 @@ class EachCall:
                 # ``results`` holds what was returned before: the next one is the event that failed.
                 attempt = attempt + 1 if failed == len(results) else 0
                 failed = len(results)
-                await self._failures.pause(f"event {events[failed].id}", attempt, error)
+                if not await self._failures.judge(events[failed], attempt, error):
+                    results.append(None)
         return results
 
     async def _call_async(self, events: list[Event], results: list[object]) -> None:
@@ -128,7 +182,11 @@ class BatchCall:
         self._blocking = blocking
 
     async def __call__(self, events: list[Event]) -> object:
-        """What it returned."""
+        """What it returned; nothing for an event that was put aside.
+
+        Raises:
+            BatchFailedError: it raised on several events, and failing ones are to be put aside.
+        """
         attempt = 0
         while True:
             try:
@@ -137,7 +195,14 @@ class BatchCall:
                 if self._blocking:
                     return await asyncio.to_thread(self._function, events)
                 return self._function(events)
-            except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+            except Exception as error:
+                if self._failures.puts_aside:
+                    if len(events) > 1:
+                        raise BatchFailedError from error
+                    if not await self._failures.judge(events[0], attempt, error):
+                        return []
+                    attempt += 1
+                    continue
                 last = f" to {events[-1].id}" if len(events) > 1 else ""
                 await self._failures.pause(f"event {events[0].id}{last}", attempt, error)
                 attempt += 1

@@ -16,23 +16,31 @@ import grpc.aio
 from flowctl.control.v1.control_pb2 import (
     Checkpoint,
     CommitCheckpointRequest,
+    DeadLetter,
     DeregisterReason,
     DeregisterRequest,
     HeartbeatRequest,
     Instance,
+    PutDeadLetterRequest,
+    Redrive,
+    RedriveOutcome,
     RegisterComponentRequest,
     RegisterComponentResponse,
+    SettleRedrivesRequest,
     Topology,
+    WatchRedrivesRequest,
     WatchTopologyRequest,
 )
 from flowctl.control.v1.control_pb2_grpc import ComponentRegistryStub
-from flowctl_sdk.faults import RegistrationRefusedError, SupersededError
-from flowctl_sdk.wire import CHANNEL_OPTIONS
+from flowctl_sdk.faults import EventFailedError, RegistrationRefusedError, SupersededError
+from flowctl_sdk.wire import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES
 
 CALL_TIMEOUT_S: Final = 5.0
 FIRST_BACKOFF_S: Final = 0.05
 MAX_BACKOFF_S: Final = 1.0
 DEFAULT_HEARTBEAT_MS: Final = 10_000
+# What the registry takes: the largest event, and what is said of it.
+MAX_LETTER_BYTES: Final = MAX_MESSAGE_BYTES + 64 * 1024
 EARLY_BEATS_S: Final = (0.5, 1.0)
 """The pauses before the first heartbeats: two of them make a rate."""
 
@@ -140,6 +148,59 @@ class Registry:
         checkpoint = Checkpoint(position=position, cursor=cursor)
         request = CommitCheckpointRequest(instance=self._instance, checkpoint=checkpoint)
         await self._insist(lambda stub: stub.CommitCheckpoint(request, timeout=CALL_TIMEOUT_S), "commit a checkpoint")
+
+    async def put_dead_letter(self, letter: DeadLetter, event_id: str) -> None:
+        """Have an event kept that the component gave up on; tries until it is on disk.
+
+        Raises:
+            EventFailedError: it can never be kept.
+            SupersededError: if a newer incarnation is registered.
+        """
+        request = PutDeadLetterRequest(instance=self._instance, letter=letter)
+        if request.ByteSize() > MAX_LETTER_BYTES:
+            raise EventFailedError(f"event {event_id} failed and is too large to be kept as a dead letter: {letter.error}")
+        try:
+            await self._insist(lambda stub: stub.PutDeadLetter(request, timeout=CALL_TIMEOUT_S), "put a dead letter aside")
+        except RegistrationRefusedError as error:
+            reason = error.__cause__.details() if isinstance(error.__cause__, grpc.aio.AioRpcError) else error.message
+            raise EventFailedError(f"event {event_id} failed ({letter.error}) and cannot be put aside: {reason}") from error
+
+    async def redrives(self) -> AsyncIterator[Redrive]:
+        """The dead letters to process once more, and when all were sent; survives the registry's restarts.
+
+        Those that are not settled come again with every new stream.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+        """
+        backoff = Backoff()
+        request = WatchRedrivesRequest(instance=self._instance)
+        while True:
+            channel = self._open()
+            try:
+                async for redrive in ComponentRegistryStub(channel).WatchRedrives(request):
+                    backoff.reset()
+                    yield redrive
+            except grpc.aio.AioRpcError as error:
+                self._check(error)
+                if error.code() == grpc.StatusCode.UNIMPLEMENTED:  # a registry that knows no dead letters
+                    yield Redrive(caught_up=True)
+                    return
+                _log.debug("redrive stream ended: %s: %s", error.code().name, error.details())
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    await self.register()
+                else:
+                    await self._turn(channel)
+            await backoff.pause()
+
+    async def settle(self, outcomes: Sequence[RedriveOutcome]) -> None:
+        """Say what came of redriven letters; tries until that is stored.
+
+        Raises:
+            SupersededError: if a newer incarnation is registered.
+        """
+        request = SettleRedrivesRequest(instance=self._instance, outcomes=outcomes)
+        await self._insist(lambda stub: stub.SettleRedrives(request, timeout=CALL_TIMEOUT_S), "settle dead letters")
 
     async def deregister(self, reason: DeregisterReason.ValueType, detail: str) -> None:
         """Say that the instance ends; tries until a registry has heard it.

@@ -8,6 +8,7 @@ from flowctl_sdk.context import Context
 from flowctl_sdk.downstream import Edge
 from flowctl_sdk.neighbours import Neighbours
 from flowctl_sdk.outbox import Outbox
+from flowctl_sdk.redrives import Redrives
 from flowctl_sdk.work import ProcessorWork, SinkWork
 
 _log = logging.getLogger("flowctl.stream")
@@ -21,6 +22,7 @@ class Meters:
         self._neighbours = neighbours
         self._failures = failures
         self.work: ProcessorWork | SinkWork | None = None
+        self.redrives: Redrives | None = None
         self._told: dict[str, int] = {}
 
     def metrics(self) -> dict[str, float]:
@@ -31,6 +33,8 @@ class Meters:
             "events_in_total": inbox.events_total,
             "events_out_total": router.dispatched_total,
             "filtered_total": work.filtered_total if work else 0,
+            "dead_lettered_total": work.dead_lettered_total if work else 0,
+            "redriven_total": self.redrives.total if self.redrives else 0,
             "processed_total": work.processed_total if work else 0,
             "in_hand": inbox.in_hand,
             "errors_total": self._failures.total,
@@ -86,6 +90,8 @@ class Meters:
         """The totals in one phrase."""
         names = {"events_in_total": "events in", "events_out_total": "out", "filtered_total": "filtered"}
         totals = self.metrics()
+        if totals["dead_lettered_total"]:
+            names["dead_lettered_total"] = "dead letters"
         if totals["dropped_total"]:
             names["dropped_total"] = "dropped"
         return ", ".join(f"{totals[name]:.0f} {word}" for name, word in names.items())

@@ -22,6 +22,7 @@ from flowctl_sdk.health import HealthServer, State
 from flowctl_sdk.meters import Meters
 from flowctl_sdk.neighbours import Neighbours
 from flowctl_sdk.production import Mark, Production
+from flowctl_sdk.redrives import Redrives
 from flowctl_sdk.settings import Settings, split_address
 from flowctl_sdk.work import ProcessorWork, SinkWork, Transform
 
@@ -62,6 +63,7 @@ class Runtime:
         self._production: Production | None = None
         self._work: ProcessorWork | SinkWork | None = None
         self._registry: Registry | None = None
+        self._redrives: Redrives | None = None
         self._health = HealthServer(self._state)
         self._meters = Meters(self._ctx, self._neighbours, self._failures)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,6 +109,9 @@ class Runtime:
         self._prepare()
         if self._registry is not None:
             self._spawn(self._follow(self._registry))
+            if self._redrives is not None:
+                self._spawn(self._redrives.run())
+                self._spawn(self._redrives.report())
         else:
             self._neighbours.dial(settings.inputs)
         gc.freeze()
@@ -123,7 +128,8 @@ class Runtime:
             if self._work is not None:
                 self._spawn(self._work.run())
             self._spawn(neighbours.pass_on_the_end())
-            await neighbours.settled.until(lambda: neighbours.retired)
+            redrives = self._redrives
+            await neighbours.settled.until(lambda: neighbours.retired and (redrives is None or redrives.idle))
         self._end(Ending("completed"))
 
     @property
@@ -163,6 +169,9 @@ class Runtime:
         elif isinstance(component, Sink):
             self._work = SinkWork(component, neighbours.inbox, self._failures)
         self._meters.work = self._work
+        if self._work is not None and self._registry is not None:
+            self._redrives = Redrives(self._registry, neighbours.inbox, neighbours.settled)
+            self._meters.redrives = self._failures.keeper = self._redrives
 
     async def _follow(self, registry: Registry) -> None:
         async for topology in registry.topologies():
@@ -219,8 +228,11 @@ class Runtime:
             self._production.stop()
             await neighbours.room.until(lambda: neighbours.router.finished and self._acknowledged)
         else:
+            redrives = self._redrives
+            if redrives is not None:
+                redrives.close_intake()
             neighbours.close_intake()
-            await neighbours.settled.until(lambda: neighbours.idle)
+            await neighbours.settled.until(lambda: neighbours.idle and (redrives is None or redrives.drained))
         self._end(Ending("stopped"))
 
     async def _depart(self, ending: Ending) -> int:

@@ -141,8 +141,8 @@ def _on_error(environ: Mapping[str, str]) -> OnError:
         on_error = msgspec.json.decode(environ.get("FLOWCTL_ON_ERROR") or "{}", type=OnError)
     except msgspec.MsgspecError as error:
         raise InvalidSettingError(f"FLOWCTL_ON_ERROR: {error}") from error
-    if on_error.action == "dead_letter":
-        raise InvalidSettingError("FLOWCTL_ON_ERROR: this version knows the actions fail and retry, not dead_letter")
+    if on_error.action == "dead_letter" and not environ.get("FLOWCTL_ENDPOINT"):
+        raise InvalidSettingError("FLOWCTL_ON_ERROR: dead_letter needs a registry that keeps the events: set FLOWCTL_ENDPOINT")
     return on_error
 
 

@@ -7,7 +7,7 @@ from typing import cast
 from flowctl_sdk.acks import Held
 from flowctl_sdk.author import FunctionSink, Processor, Sink
 from flowctl_sdk.batching import GATHER_EVENTS, GATHER_NS
-from flowctl_sdk.calls import BatchCall, EachCall, Failures
+from flowctl_sdk.calls import BatchCall, BatchFailedError, EachCall, Failures
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.derive import derive, derive_batch
 from flowctl_sdk.event import Event
@@ -24,26 +24,57 @@ class Transform:
 
     def __init__(self, processor: Processor, component: str, failures: Failures) -> None:
         self._suffix = f"/{component}"
+        self._failures = failures
+        self.put_aside = 0
         self._batch = processor.batch
         call = BatchCall if processor.batch else EachCall
         self._call: BatchCall | EachCall = call(processor.process, failures, blocking=processor.blocking)
 
     async def __call__(self, columns: Columns) -> tuple[Columns | None, int]:
-        """The outputs, and the number of inputs that gave none.
+        """The outputs, and the number of inputs that gave none. ``put_aside`` is how many became dead letters instead.
 
         Raises:
             EventFailedError: if the author's code raised for good, or returned what no event can be made of.
         """
+        before = self._failures.put_aside_total
+        outputs, without = await self._outputs(columns)
+        self.put_aside = self._failures.put_aside_total - before
+        return outputs, without - self.put_aside
+
+    async def _outputs(self, columns: Columns) -> tuple[Columns | None, int]:
         events = columns.events()
-        results = await self._call(events)
         try:
-            if self._batch:
-                listed = [] if results is None else list(cast("Sequence[object]", results))
-                return derive_batch(columns, events, listed, self._suffix)
-            return derive(columns, cast("Sequence[object]", results), self._suffix)
+            results = await self._call(events)
+        except BatchFailedError:
+            return await self._one_by_one(columns)
+        try:
+            return self._derived(columns, events, results)
         except (TypeError, ValueError) as error:
-            place = self._culprit(columns, cast("Sequence[object]", results))
-            raise EventFailedError(f"event {events[place].id}: process() {_what(error)}") from error
+            what = f"process() {_what(error)}"
+            if not self._failures.puts_aside:
+                place = self._culprit(columns, cast("Sequence[object]", results))
+                raise EventFailedError(f"event {events[place].id}: {what}") from error
+            if len(events) > 1:
+                return await self._one_by_one(columns)
+            await self._failures.put_aside(events[0], what, 1)
+            return None, 1
+
+    async def _one_by_one(self, columns: Columns) -> tuple[Columns | None, int]:
+        """Call again with each event alone, to find those that fail."""
+        parts: list[Columns] = []
+        without = 0
+        for event in range(len(columns)):
+            outputs, none = await self._outputs(columns.select([event]))
+            without += none
+            if outputs is not None:
+                parts.append(outputs)
+        return (Columns.merged(parts) if parts else None), without
+
+    def _derived(self, columns: Columns, events: list[Event], results: object) -> tuple[Columns | None, int]:
+        if self._batch:
+            listed = [] if results is None else list(cast("Sequence[object]", results))
+            return derive_batch(columns, events, listed, self._suffix)
+        return derive(columns, cast("Sequence[object]", results), self._suffix)
 
     def _culprit(self, columns: Columns, results: Sequence[object]) -> int:
         """The first event whose result cannot be used; the first of all if none alone is at fault."""
@@ -71,6 +102,7 @@ class ProcessorWork:
         self._router = router
         self._room = room
         self.filtered_total = 0
+        self.dead_lettered_total = 0
         self.processed_total = 0
 
     async def run(self) -> None:
@@ -115,7 +147,8 @@ class ProcessorWork:
         """The outcome of a batch, all at once, so that the counters add up whenever they are looked at."""
         count = len(arrival.columns)
         self.filtered_total += filtered
-        self.processed_total += count - filtered
+        self.dead_lettered_total += self._transform.put_aside
+        self.processed_total += count - filtered - self._transform.put_aside
         self._inbox.finish(count)
 
 
@@ -131,6 +164,8 @@ class SinkWork:
         else:
             self._call = BatchCall(sink.write, failures, blocking=sink.blocking)
         self._inbox = inbox
+        self._failures = failures
+        self.dead_lettered_total = 0
         self.processed_total = 0
 
     async def run(self) -> None:
@@ -150,8 +185,11 @@ class SinkWork:
                 arrivals.append(more)
                 events.extend(more.columns.events())
             count = len(events)
+            before = self._failures.put_aside_total
             await self.write(events)
-            self.processed_total += count
+            put_aside = self._failures.put_aside_total - before
+            self.dead_lettered_total += put_aside
+            self.processed_total += count - put_aside
             self._inbox.finish(count)
             for done in arrivals:
                 done.pending.release()
@@ -162,4 +200,8 @@ class SinkWork:
         Raises:
             EventFailedError: if it raised for good.
         """
-        await self._call(events)
+        try:
+            await self._call(events)
+        except BatchFailedError:
+            for event in events:
+                await self._call([event])

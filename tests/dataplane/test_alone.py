@@ -62,7 +62,7 @@ def test_a_pipeline_by_hand(tmp_path: Path):
         ({"FLOWCTL_STOP_TIMEOUT_S": "nan"}, "FLOWCTL_STOP_TIMEOUT_S: expected seconds"),
         ({"FLOWCTL_LOG_LEVEL": "loud"}, "FLOWCTL_LOG_LEVEL: expected one of"),
         ({"FLOWCTL_ON_ERROR": '{"action": "panic"}'}, "FLOWCTL_ON_ERROR: "),
-        ({"FLOWCTL_ON_ERROR": '{"action": "dead_letter"}'}, "not dead_letter"),
+        ({"FLOWCTL_ON_ERROR": '{"action": "dead_letter"}'}, "dead_letter needs a registry"),
     ],
 )
 def test_bad_settings(tmp_path: Path, env: dict[str, str], sentence: str):

@@ -15,6 +15,7 @@ from flowctl.control.v1 import control_pb2 as pb
 from flowctl.errors import UserError
 from flowctl.journal.memory import MemoryStore
 from flowctl_registry.checks import MAX_CURSOR_BYTES, MAX_EDGES, checked_address
+from flowctl_registry.server import MAX_MESSAGE_BYTES
 from support.registries import RunningRegistry, instance, registration, registry_on
 
 Code = grpc.StatusCode
@@ -132,8 +133,8 @@ async def test_other_requests(registry: RunningRegistry, method: str, request_: 
 
 
 async def test_oversized(registry: RunningRegistry):
-    """A message above 4 MiB is refused before it is read."""
-    code, _ = await refused(registry, "Heartbeat", b"\x0a" * (4 * 1024 * 1024 + 1))
+    """A message above the limit is refused before it is read."""
+    code, _ = await refused(registry, "Heartbeat", b"\x0a" * (MAX_MESSAGE_BYTES + 1))
     assert code == Code.RESOURCE_EXHAUSTED
 
 

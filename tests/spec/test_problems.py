@@ -237,14 +237,6 @@ LOCAL: dict[str, tuple[str, str]] = {
         component("command: [x], resources: {cpu: 1}"),
         "resources: not in this version: the process driver cannot limit cpu",
     ),
-    "dead letters": (
-        component("command: [x], on_error: {action: dead_letter}"),
-        "on_error.action: not in this version: this version cannot",
-    ),
-    "drop": (
-        pipeline_text(sinks="[{id: z, type: console, inputs: [{from: a, when_full: drop}]}]"),
-        "spec.sinks[0].inputs[0].when_full: not in this version: this version drops no events (write when_full: block",
-    ),
     "driver": (
         pipeline_text(head="  driver: kubernetes\n"),
         "p.yaml:5:11: spec.driver: not in this version: this version starts",

@@ -17,10 +17,6 @@ class Unsupported(msgspec.Struct, frozen=True):
     way_out: str
 
 
-def _full_edges(component: Component, _: Driver) -> list[Path]:
-    return [("inputs", number, "when_full") for number, entry in enumerate(component.upstreams) if entry.when_full == "drop"]
-
-
 IN_COMPONENTS: Final = (
     Unsupported(
         lambda component, _: [("image",)] if component.image is not None else [],
@@ -36,14 +32,6 @@ IN_COMPONENTS: Final = (
         lambda component, driver: [("resources",)] if component.resources is not None and driver == "process" else [],
         "the process driver cannot limit cpu and memory",
         "remove it, or limit the program in its command, for example with prlimit",
-    ),
-    Unsupported(
-        lambda component, _: [("on_error", "action")] if component.on_error.action == "dead_letter" else [],
-        "this version cannot put failed events aside",
-        "write fail or retry, or catch the error in the component",
-    ),
-    Unsupported(
-        _full_edges, "this version drops no events", "write when_full: block, and the source slows down to what its readers take"
     ),
 )
 

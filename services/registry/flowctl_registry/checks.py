@@ -14,7 +14,7 @@ from flowctl.errors import UserError
 from flowctl.ids import InstanceId, check_id
 from flowctl.journal.log import EdgeCounters, GroupCounters
 from flowctl.latency import BUCKETS
-from flowctl_registry.requests import Caller, Commit, Deregister, Register
+from flowctl_registry.requests import Caller, Commit, Deregister, Outcome, PutLetter, Register
 
 MAX_INCARNATION: Final = 2**53 - 1
 MAX_POSITION: Final = 2**63 - 1
@@ -30,6 +30,9 @@ MAX_CURSOR_BYTES: Final = 64 * 1024
 MAX_METRICS: Final = 64
 MAX_EDGES: Final = 2_000
 MAX_HOST: Final = 253
+MAX_ERROR: Final = 4_096
+MAX_ATTEMPTS: Final = 2**31 - 1
+MAX_OUTCOMES: Final = 256
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -122,10 +125,13 @@ def _text(field: str, value: str, longest: int, *, lines: bool = False) -> None:
 
 def checked_deregister(request: Deregister) -> Deregister:
     """A farewell with its detail cut to ``MAX_DETAIL`` characters: a long error message must not keep a program from ending."""
-    detail = _CONTROL_BUT_LINES.sub("\N{REPLACEMENT CHARACTER}", request.detail)
-    if len(detail) > MAX_DETAIL:
-        detail = detail[: MAX_DETAIL - 1] + "…"
-    return Deregister(caller=request.caller, reason=request.reason, detail=detail)
+    return Deregister(caller=request.caller, reason=request.reason, detail=cut(request.detail, MAX_DETAIL))
+
+
+def cut(text: str, longest: int) -> str:
+    """What a program says of its failure, without control characters but line breaks, and of a bounded length."""
+    clean = _CONTROL_BUT_LINES.sub("\N{REPLACEMENT CHARACTER}", text)
+    return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
 def checked_commit(request: Commit) -> Commit:
@@ -186,3 +192,23 @@ def _largest(counters: EdgeCounters | GroupCounters) -> int:
         elif isinstance(value, int):
             numbers.append(value)
     return max(numbers)
+
+
+def checked_letter(request: PutLetter) -> PutLetter:
+    """An event that was given up on, whose identity is one. Its error is cut to ``MAX_ERROR`` characters beforehand."""
+    if not _PEER.match(request.origin):
+        raise UserError(f"letter.origin is {request.origin[:80]!r}: expected <component>.<index> of a source")
+    if request.position > MAX_POSITION:
+        raise UserError(f"letter.position is {request.position}: expected 0 to {MAX_POSITION}")
+    if request.path and not request.path.startswith("/"):
+        raise UserError(f"letter.path is {request.path[:80]!r}: expected /<processor>.<ordinal> for each processor, or nothing")
+    if not 1 <= request.attempts <= MAX_ATTEMPTS:
+        raise UserError(f"letter.attempts is {request.attempts}: expected 1 to {MAX_ATTEMPTS}")
+    return request
+
+
+def checked_outcomes(outcomes: list[Outcome]) -> list[Outcome]:
+    """What came of redriven letters."""
+    if len(outcomes) > MAX_OUTCOMES:
+        raise UserError(f"outcomes has {len(outcomes)} entries, at most {MAX_OUTCOMES} are allowed")
+    return outcomes

@@ -44,7 +44,7 @@ class Handlers:
 
     async def register(self, request: Register) -> Checkpoint | None:
         """Announce an instance; returns its last checkpoint."""
-        await self._decide(lambda fleet: decide.register(fleet, request))
+        await self.decide(lambda fleet: decide.register(fleet, request))
         return self._projection.fleet.instances[request.caller.instance].checkpoint
 
     def heartbeat_interval_ms(self, pipeline: str) -> int:
@@ -55,20 +55,20 @@ class Handlers:
 
     async def heartbeat(self, beat: Heartbeat) -> None:
         """Store a sign of life. Nothing is decided for it but who may speak."""
-        await self._admit(Caller(beat.instance, beat.incarnation))
+        await self.admit(Caller(beat.instance, beat.incarnation))
         await self._beats.submit(beat)
 
     async def deregister(self, request: Deregister) -> None:
         """End an instance on purpose."""
-        await self._decide(lambda fleet: decide.deregister(fleet, request))
+        await self.decide(lambda fleet: decide.deregister(fleet, request))
 
     async def commit_checkpoint(self, request: Commit) -> None:
         """Remember how far a source has come."""
-        await self._decide(lambda fleet: decide.commit_checkpoint(fleet, request))
+        await self.decide(lambda fleet: decide.commit_checkpoint(fleet, request))
 
     async def watch(self, caller: Caller) -> AsyncGenerator[tuple[int, Topology]]:
         """The caller's neighbours, see ``Watches.watch``."""
-        await self._admit(caller)
+        await self.admit(caller)
         async with contextlib.aclosing(self._watches.watch(caller)) as changes:
             async for change in changes:
                 yield change
@@ -106,14 +106,16 @@ class Handlers:
             unknown_since_s=None if since_ns is None else max(0.0, (projection.journal.now_ns() - since_ns) / 1e9),
         )
 
-    async def _decide(self, decision: Callable[[Fleet], Decision]) -> None:
+    async def decide(self, decision: Callable[[Fleet], Decision]) -> None:
+        """Decide and append; a refusal only after all of the journal was read."""
         try:
             await self._projection.decide(decision, actor=self._actor)
         except RefusedError:
             await self._catch_up()
             await self._projection.decide(decision, actor=self._actor)
 
-    async def _admit(self, caller: Caller) -> None:
+    async def admit(self, caller: Caller) -> None:
+        """Return if the caller may speak for its instance."""
         if decide.admit(self._projection.fleet, caller) is None:
             return
         await self._catch_up()

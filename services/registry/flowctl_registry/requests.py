@@ -51,3 +51,41 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     pipeline: str | None = None
     kind: Kind | None = None
+
+
+class PutLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that the caller gave up on: its identity, why, after how many attempts. ``time_ns`` is the event's own."""
+
+    caller: Caller
+    origin: str
+    position: int
+    path: str
+    payload: bytes
+    error: str
+    attempts: int
+    type: str = ""
+    time_ns: int = 0
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a redriven letter: ``delivered`` to every sink, or failed again with an error."""
+
+    number: int
+    delivered: bool
+    error: str = ""
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller says of letters that it was given once more."""
+
+    caller: Caller
+    outcomes: list[Outcome]
+
+
+class RedriveWish(msgspec.Struct, frozen=True, kw_only=True):
+    """Which letters somebody wants to have processed once more: these, or all that were never delivered."""
+
+    pipeline: str
+    component: str | None = None
+    numbers: list[int] = field(default_factory=list[int])

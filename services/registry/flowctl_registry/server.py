@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection  # pyright: ignore[reportMissingT
 from flowctl.errors import InvalidSettingError
 from flowctl_registry.servicer import SERVICE_NAME, Servicer
 
-MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+# The largest event of the data plane (4 MiB), with what a dead letter says of it.
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024 + 64 * 1024
 MAX_METADATA_BYTES: Final = 16 * 1024
 GRACE_S: Final = 1.0
 

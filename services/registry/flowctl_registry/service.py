@@ -19,6 +19,7 @@ from flowctl.serving import ServiceContext
 from flowctl.settings import RegistrySettings, is_loopback
 from flowctl_registry.beats import Beats
 from flowctl_registry.handlers import Handlers
+from flowctl_registry.letters import Letters
 from flowctl_registry.live import Live
 from flowctl_registry.server import RegistryServer
 from flowctl_registry.servicer import Servicer
@@ -32,7 +33,7 @@ log = logging.getLogger("flowctl.registry")
 
 
 class RegistryService:
-    """The registry. ``address`` says where it listens."""
+    """The registry. ``address`` says where it listens, ``letters`` is what it does around dead letters."""
 
     name = api.REGISTRY
 
@@ -50,8 +51,9 @@ class RegistryService:
             actor=f"registry/{settings.name}",
             heartbeat_interval_s=settings.heartbeat_interval_s,
         )
+        self.letters = Letters(context.projection, self._handlers, context.store.dead_letters)
         self._requests = Counter("flowctl_registry_requests", "Requests answered", ["method", "code"], registry=context.metrics)
-        context.metrics.register(_Numbers(self._beats, self._watches))
+        context.metrics.register(_Numbers(self._beats, self._watches, self.letters))
         self._server: RegistryServer | None = None
         self._endpoints: Endpoints | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,7 +79,7 @@ class RegistryService:
                 counters[key] = self._requests.labels(method, code)
             counters[key].inc()
 
-        server.add(Servicer(self._handlers, count))
+        server.add(Servicer(self._handlers, self.letters, count))
         self._bind(server)
         self._server = server
         self._tasks = [
@@ -89,6 +91,7 @@ class RegistryService:
         if self._context.endpoints is not None:
             self._endpoints = self._context.endpoints(api.REGISTRY)
             self._endpoints.add("live", api.LiveRequest, self._handlers.live)
+            self._endpoints.add("redrive", api.RedriveLetters, self.letters.redrive)
             self._endpoints.add("info", api.InfoRequest, self._info)
             await self._endpoints.start()
         log.info("registry listens on %s", server.address)
@@ -96,6 +99,7 @@ class RegistryService:
     async def stop(self) -> None:
         """End the watches, answer what was asked, stop."""
         self._watches.close()
+        self.letters.close()
         if self._endpoints is not None:
             with contextlib.suppress(Exception):
                 await self._endpoints.stop()
@@ -163,12 +167,14 @@ class RegistryService:
 class _Numbers(Collector):
     """What is counted anyway, read when somebody scrapes."""
 
-    def __init__(self, beats: Beats, watches: Watches) -> None:
+    def __init__(self, beats: Beats, watches: Watches, letters: Letters) -> None:
         self._beats = beats
         self._watches = watches
+        self._letters = letters
 
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily("flowctl_registry_heartbeats", "Heartbeats stored", self._beats.stored)
         yield CounterMetricFamily("flowctl_registry_heartbeat_groups", "Publishes of heartbeats", self._beats.groups)
         yield GaugeMetricFamily("flowctl_registry_heartbeats_waiting", "Heartbeats not yet stored", self._beats.waiting)
+        yield CounterMetricFamily("flowctl_registry_dead_letters", "Events put aside for components", self._letters.stored)
         yield GaugeMetricFamily("flowctl_registry_watchers", "Open topology watches", self._watches.watchers)

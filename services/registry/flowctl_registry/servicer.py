@@ -18,9 +18,11 @@ from flowctl.control.v1 import control_pb2 as pb
 from flowctl.errors import (
     ConflictError,
     ControlPlaneUnreachableError,
+    DeadLettersFullError,
     DeadlineError,
     FlowctlError,
     JournalUnavailableError,
+    LetterTooLargeError,
     NotFoundError,
     RefusedError,
     UserError,
@@ -28,6 +30,7 @@ from flowctl.errors import (
 from flowctl_registry import wire
 from flowctl_registry.checks import checked_caller
 from flowctl_registry.handlers import Handlers
+from flowctl_registry.letters import Letters
 
 SERVICE_NAME: Final = "flowctl.control.v1.ComponentRegistry"
 MAX_DETAIL: Final = 1_000
@@ -46,6 +49,8 @@ ERRORS: Final[tuple[tuple[type[FlowctlError], grpc.StatusCode], ...]] = (
     (ControlPlaneUnreachableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.UNAVAILABLE),
     (ConflictError, grpc.StatusCode.ABORTED),
+    (DeadLettersFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (LetterTooLargeError, grpc.StatusCode.INVALID_ARGUMENT),
 )
 
 log = logging.getLogger("flowctl.registry")
@@ -79,8 +84,9 @@ def _sentence(error: FlowctlError) -> str:
 class Servicer:
     """The RPCs, one method each."""
 
-    def __init__(self, handlers: Handlers, count: Count) -> None:
+    def __init__(self, handlers: Handlers, letters: Letters, count: Count) -> None:
         self._handlers = handlers
+        self._letters = letters
         self._count = count
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -93,6 +99,9 @@ class Servicer:
             "GetComponentStatus": self._unary("GetComponentStatus", pb.GetComponentStatusRequest, self.get_component_status),
             "WatchTopology": self._stream("WatchTopology", pb.WatchTopologyRequest, self.watch_topology),
             "CommitCheckpoint": self._unary("CommitCheckpoint", pb.CommitCheckpointRequest, self.commit_checkpoint),
+            "PutDeadLetter": self._unary("PutDeadLetter", pb.PutDeadLetterRequest, self.put_dead_letter),
+            "WatchRedrives": self._stream("WatchRedrives", pb.WatchRedrivesRequest, self.watch_redrives),
+            "SettleRedrives": self._unary("SettleRedrives", pb.SettleRedrivesRequest, self.settle_redrives),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
 
@@ -128,6 +137,21 @@ class Servicer:
         """Stores how far a source has come."""
         await self._handlers.commit_checkpoint(wire.commit(request))
         return pb.CommitCheckpointResponse()
+
+    async def put_dead_letter(self, request: pb.PutDeadLetterRequest) -> pb.PutDeadLetterResponse:
+        """Keeps an event that a component gave up on."""
+        return pb.PutDeadLetterResponse(number=await self._letters.put(wire.put_letter(request)))
+
+    async def settle_redrives(self, request: pb.SettleRedrivesRequest) -> pb.SettleRedrivesResponse:
+        """Remembers what came of redriven letters."""
+        await self._letters.settle(wire.settlement(request))
+        return pb.SettleRedrivesResponse()
+
+    async def watch_redrives(self, request: pb.WatchRedrivesRequest) -> AsyncGenerator[pb.Redrive, None]:
+        """Pushes the letters that an instance is to process once more."""
+        async with contextlib.aclosing(self._letters.watch(wire.caller(request.instance))) as letters:
+            async for letter in letters:
+                yield wire.redrive(letter)
 
     async def watch_topology(self, request: pb.WatchTopologyRequest) -> AsyncGenerator[pb.Topology, None]:
         """Pushes an instance's neighbours."""

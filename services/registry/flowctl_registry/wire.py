@@ -9,11 +9,12 @@ from flowctl.errors import UserError
 from flowctl.fleet import Checkpoint
 from flowctl.ids import check_id
 from flowctl.journal.events import DeregisterReason, Status
+from flowctl.journal.letters import StoredLetter
 from flowctl.journal.log import EdgeCounters, GroupCounters, Heartbeat
 from flowctl.spec.model import Kind
 from flowctl_registry import checks
 from flowctl_registry.links import Topology
-from flowctl_registry.requests import Caller, Commit, Deregister, Filter, Register
+from flowctl_registry.requests import Caller, Commit, Deregister, Filter, Outcome, PutLetter, Register, Settlement
 from flowctl_registry.views import ComponentView
 
 KINDS: Final[dict[int, Kind]] = {pb.KIND_SOURCE: "source", pb.KIND_PROCESSOR: "processor", pb.KIND_SINK: "sink"}
@@ -137,6 +138,38 @@ def component_filter(request: pb.GetComponentsRequest) -> Filter:
     return Filter(pipeline=pipeline, kind=KINDS.get(request.kind))
 
 
+def put_letter(request: pb.PutDeadLetterRequest) -> PutLetter:
+    """An event that was given up on."""
+    who = caller(request.instance)
+    if not request.HasField("letter"):
+        raise UserError("letter is missing")
+    letter = request.letter
+    return checks.checked_letter(
+        PutLetter(
+            caller=who,
+            origin=letter.origin,
+            position=letter.position,
+            path=letter.path,
+            payload=letter.payload,
+            error=checks.cut(letter.error, checks.MAX_ERROR),
+            attempts=letter.attempts,
+            type=letter.type,
+            time_ns=letter.time_ns,
+            metadata=dict(letter.metadata),
+        )
+    )
+
+
+def settlement(request: pb.SettleRedrivesRequest) -> Settlement:
+    """What came of redriven letters."""
+    who = caller(request.instance)
+    outcomes = [
+        Outcome(number=each.number, delivered=each.delivered, error=checks.cut(each.error, checks.MAX_ERROR))
+        for each in request.outcomes
+    ]
+    return Settlement(caller=who, outcomes=checks.checked_outcomes(outcomes))
+
+
 # --- answers ---------------------------------------------------------------------------------------------------------------
 
 
@@ -231,3 +264,24 @@ def topology(seq: int, links: Topology) -> pb.Topology:
 
 def _when_full(*, drop: bool) -> "pb.WhenFull.ValueType":
     return pb.WHEN_FULL_DROP if drop else pb.WHEN_FULL_BLOCK
+
+
+def redrive(stored: StoredLetter | None) -> pb.Redrive:
+    """A letter to be processed once more; None says that all of them were sent."""
+    if stored is None:
+        return pb.Redrive(caught_up=True)
+    letter = stored.letter
+    return pb.Redrive(
+        number=stored.number,
+        letter=pb.DeadLetter(
+            origin=letter.origin,
+            position=letter.position,
+            path=letter.path,
+            payload=stored.payload,
+            time_ns=letter.time_ns,
+            type=letter.type,
+            metadata=letter.metadata,
+            error=letter.error,
+            attempts=letter.attempts,
+        ),
+    )

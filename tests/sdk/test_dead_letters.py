@@ -1,0 +1,142 @@
+"""What the SDK does with events that a component fails on for good."""
+
+from typing import Any
+
+import pytest
+
+from flowctl.control.v1.control_pb2 import DeadLetter
+from flowctl.spec.model import Backoff, OnError
+from flowctl_sdk import Event, processor, sink
+from flowctl_sdk.author import Processor, Sink
+from flowctl_sdk.calls import Failures
+from flowctl_sdk.columns import Columns
+from flowctl_sdk.faults import EventFailedError
+from flowctl_sdk.inbox import Inbox
+from flowctl_sdk.production import Numbering
+from flowctl_sdk.redrives import columns_of
+from flowctl_sdk.work import SinkWork, Transform
+
+ASIDE = OnError(action="dead_letter", attempts=3, backoff=Backoff(initial_s=0.0, max_s=0.0))
+
+
+class Box:
+    """Keeps letters in memory."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, str, int]] = []
+
+    async def keep(self, event: Event, error: str, attempts: int) -> None:
+        """Keep one."""
+        self.kept.append((event.id, error, attempts))
+
+
+def numbers(count: int) -> Columns:
+    """Events 0, 1, 2, …"""
+    return Numbering("test.0", 0).columns([str(n) for n in range(count)], 0)[0]
+
+
+def each(event: Event) -> object:
+    """Raises on 3 and 5, filters 4."""
+    if event.payload in {b"3", b"5"}:
+        raise ValueError("bad")
+    return None if event.payload == b"4" else event.payload
+
+
+async def each_later(event: Event) -> object:
+    """The same, awaited."""
+    return each(event)
+
+
+def listed(events: list[Event]) -> list[Any]:
+    """The same for a batch."""
+    return [each(event) for event in events]
+
+
+PROCESSORS = {
+    "def": processor(each),
+    "async def": processor(each_later),
+    "blocking": processor(blocking=True)(each),
+    "batch": processor(batch=True)(listed),
+    "blocking batch": processor(batch=True, blocking=True)(listed),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+async def test_a_processor_goes_on_without_the_bad_ones(name: str):
+    """The others come out in order; filtered and put aside are counted apart; each bad one was tried so many times."""
+    component: Processor = PROCESSORS[name]
+    box = Box()
+    failures = Failures(ASIDE, box)
+    transform = Transform(component, "each", failures)
+    outputs, filtered = await transform(numbers(8))
+    assert outputs is not None
+    assert [event.payload for event in outputs.events()] == [b"0", b"1", b"2", b"6", b"7"]
+    assert [event.id for event in outputs.events()][:2] == ["test.0:0/each.0", "test.0:1/each.0"]
+    assert (filtered, transform.put_aside) == (1, 2)
+    assert box.kept == [("test.0:3", "ValueError: bad", 3), ("test.0:5", "ValueError: bad", 3)]
+    assert await transform(numbers(1)) is not None
+    assert transform.put_aside == 0
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_what_is_no_event_is_put_aside_too(batch: bool):
+    """A result that no event can be made of is the event's failure; trying again would not help."""
+
+    def broken(event: Event) -> object:
+        return {1, 2} if event.payload == b"1" else event.payload
+
+    component = processor(batch=True)(lambda events: [broken(event) for event in events]) if batch else processor(broken)
+    box = Box()
+    outputs, _ = await Transform(component, "each", Failures(ASIDE, box))(numbers(3))
+    assert outputs is not None
+    assert [event.payload for event in outputs.events()] == [b"0", b"2"]
+    ((event_id, error, attempts),) = box.kept
+    assert (event_id, attempts) == ("test.0:1", 1)
+    assert "no event" in error
+
+
+async def test_all_bad():
+    """Nothing comes out, and nothing counts as filtered."""
+
+    def broken(event: Event) -> object:
+        raise ValueError(event.id)
+
+    transform = Transform(processor(broken), "each", Failures(ASIDE, Box()))
+    assert await transform(numbers(3)) == (None, 0)
+    assert transform.put_aside == 3
+
+
+async def test_a_sink_writes_the_rest():
+    """A write of many that raises is repeated event by event."""
+    written: list[bytes] = []
+
+    class Store(Sink):
+        async def write(self, events: list[Event]) -> None:
+            for event in events:
+                each(event)
+            written.extend(event.payload for event in events)
+
+    def store(event: Event) -> None:
+        each(event)
+        written.append(event.payload)
+
+    for component in (Store(), sink(store)):
+        box = Box()
+        written.clear()
+        await SinkWork(component, Inbox(), Failures(ASIDE, box)).write(numbers(7).events())
+        assert written == [b"0", b"1", b"2", b"4", b"6"]
+        assert [kept[0] for kept in box.kept] == ["test.0:3", "test.0:5"]
+
+
+async def test_without_a_registry():
+    """There is nobody to keep the event, so the instance ends, and says so."""
+    with pytest.raises(EventFailedError, match=r"test.0:3 failed, and there is no registry to keep it"):
+        await Transform(processor(each), "each", Failures(ASIDE))(numbers(8))
+
+
+def test_a_redriven_event_has_its_old_identity():
+    """Its id, time, type and metadata are what they were, so a sink that knows what it has written recognises it."""
+    letter = DeadLetter(origin="lines.0", position=7, path="/split.1", payload=b"x", time_ns=5, type="line", metadata={"a": "b"})
+    (event,) = columns_of(letter).events()
+    assert event.id == "lines.0:7/split.1"
+    assert (event.payload, event.time_ns, event.type, event.metadata) == (b"x", 5, "line", {"a": "b"})
