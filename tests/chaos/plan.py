@@ -13,7 +13,7 @@ KEYS: Final = 16
 EVENTS: Final = 10_000
 CUTS: Final = ("reset", "drop", "delay", "half_open")
 RESENDING: Final = ("kill", "zombie", "scale")
-"""Faults after which the contract allows an event to arrive again; after any other it does not."""
+"""Faults after which the contract allows an event to arrive again; so it does after a stop while something is cut off."""
 
 _PROCESSORS: Final = ("same", "same", "twice", "some", "slow", "batched")
 

@@ -231,9 +231,14 @@ class Theatre:
         code = process.poll()
         if code is None:
             return False
-        if code != 0:
+        known = self._registry.known.get(key)
+        # Asked before it had set itself up to be asked, and so before it had done anything.
+        too_early = code == -signal.SIGTERM and (known is None or known.incarnation < self._fleet.incarnations[key])
+        if code != 0 and not too_early:
             self._problems.append(f"{_name(key)} exited {code} when asked to stop: {self._last_words(key)}")
-        if "will be sent again" in self._last_words(key, 5):
+        # Whoever is cut off from a neighbour cannot tell it what is done before it ends.
+        cut_off = any(kind in self._done for kind in CUTS)
+        if cut_off or "will be sent again" in self._last_words(key, 5):
             self._resending.append(key[0])
         return self._start(key)
 
@@ -322,7 +327,7 @@ class Theatre:
             if process.poll() not in {None, 75}:
                 self._problem(f"the zombie of {_name(key)} exited {process.poll()}, not 75: {self._last_words(key)}")
         for key, process in self._leavers:
-            if process.poll() not in {None, 0}:
+            if process.poll() not in {None, 0, -signal.SIGTERM}:
                 self._problem(f"{_name(key)} exited {process.poll()} when scaled away: {self._last_words(key)}")
         return bool(self._problems)
 
