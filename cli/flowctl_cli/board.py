@@ -1,13 +1,14 @@
 """Pipelines and instances as tables: what the orchestrator knows joined with what the last heartbeats say. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from flowctl import conservation
 from flowctl.api import HostView, InstanceView, LiveAnswer, LiveView, PipelineView, StatusView
-from flowctl_cli.terminal import Cell, Row, age, columns, quantity, state
+from flowctl_cli.terminal import Cell, Row, Style, age, columns, quantity, state
 
 ENDED: Final = frozenset({"completed", "stopped", "failed"})
 _SPAN: Final = re.compile(r" \([0-9.]+ s since [^)]*\)| in [0-9.]+ s\b")
@@ -19,7 +20,17 @@ HEAD: Final = ("INSTANCE", "PHASE", "STATUS", "FOR", "RESTARTS", "HOST", "HANDLE
 SPARED: Final = ("HANDLE", "HOST", "RESTARTS", "FOR")
 """What a narrow terminal can do without, first things first."""
 ABOUT_WIDTH: Final = 30
-EDGE_HEAD: Final = ("INSTANCE", "EDGE", "EVENTS", "RATE/s", "IN FLIGHT", "RESENT", "")
+EDGE_HEAD: Final = (
+    "EDGE", "EVENTS", "RATE/s", "BYTES/s", "IN FLIGHT", "OLDEST", "P50", "P99", "LAG", "CREDIT", "RESENT", "DROPPED", "BALANCE"
+)  # fmt: skip
+EDGE_SPARED: Final = ("BYTES/s", "CREDIT", "P50", "LAG", "OLDEST", "RESENT", "P99", "RATE/s")
+MARKS: Final[dict[conservation.Balance, tuple[str, Style]]] = {
+    "balanced": ("✓", "good"),
+    "open": ("✓ so far", ""),
+    "violated": ("✗", "bad"),
+    "unknown": ("?", "faint"),
+}
+"""How an edge's balance is shown: exact; right as far as can be said while it runs; wrong; not counted at both ends."""
 HOST_HEAD: Final = ("HOST", "STATUS", "FOR", "ADDRESS", "DRIVERS", "INSTANCES", "LABELS", "ABOUT")
 
 
@@ -66,17 +77,22 @@ def text(board: Board, *, edges: bool, colour: bool, width: int | None) -> list[
         head, rows = fitting(HEAD, rows, width=width)
         lines += columns(head, rows, colour=colour, width=width) if rows else []
         if edges:
-            found = edge_rows(pipeline.instances, board.live)
-            lines += ["", *columns(EDGE_HEAD, found, colour=colour, width=width)] if found else []
+            views = pipeline_views(pipeline, board.live)
+            found = [edge_row(edge) for edge in conservation.edges(views)]
+            edge_head, found = fitting(EDGE_HEAD, found, width=width, spared=EDGE_SPARED)
+            lines += ["", *columns(edge_head, found, colour=colour, width=width)] if found else []
+            lines += [f"{each.instance}: {each.detail}" for each in conservation.violations(views) if each.edge is None]
     for count, what in ((status.unknown_entries, "unknown"), (status.quarantined_entries, "unreadable")):
         if count:
             lines += ["", f"{count} {what} journal entries were skipped; `flowctl doctor` says more"]
     return lines
 
 
-def fitting(head: Sequence[str], rows: Sequence[Row], *, width: int | None) -> tuple[Sequence[str], Sequence[Row]]:
+def fitting(
+    head: Sequence[str], rows: Sequence[Row], *, width: int | None, spared: Sequence[str] = SPARED
+) -> tuple[Sequence[str], Sequence[Row]]:
     """The table without the columns that a narrow terminal has no room for; the rest of each line is for the last column."""
-    for name in SPARED:
+    for name in spared:
         lengths = [max(len(_text(row[at])) for row in [head, *rows]) + 2 for at in range(len(head) - 1)]
         wanted = max((len(_text(row[-1])) for row in rows), default=0)
         if width is None or sum(lengths) + min(wanted, ABOUT_WIDTH) <= width:
@@ -124,25 +140,57 @@ def rates(live: LiveView | None) -> tuple[str, str]:
     return quantity(sum(sums["in"])) if sums["in"] else "", quantity(max(sums["out"])) if sums["out"] else ""
 
 
-def edge_rows(instances: Iterable[InstanceView], live: Mapping[str, LiveView]) -> list[Row]:
-    """The ends of edges under ``EDGE_HEAD``."""
-    rows: list[Row] = []
-    for instance in instances:
-        view = live.get(instance.instance) if instance.phase in LIVE_PHASES else None
-        for edge in view.edges if view else ():
-            arrow = f"<- {edge.peer}" if edge.direction == "in" else f"-> {edge.peer}"
-            rows.append(
-                (
-                    instance.instance,
-                    arrow,
-                    quantity(edge.events_total),
-                    quantity(edge.rate),
-                    quantity(edge.in_flight),
-                    quantity(edge.resent_total),
-                    Cell("", "") if edge.connected else Cell("not connected", "bad"),
-                )
-            )
-    return rows
+def pipeline_views(pipeline: PipelineView, live: Mapping[str, LiveView]) -> list[LiveView]:
+    """The last heartbeats of a pipeline's instances, of those that have ended too."""
+    found = (live.get(instance.instance) for instance in pipeline.instances)
+    return [view for view in found if view is not None]
+
+
+def edge_row(edge: conservation.Edge) -> Row:
+    """One edge under ``EDGE_HEAD``; what its sending end counts, and the receiving end where only that one does."""
+    sent, received = edge.sent, edge.received
+    end = sent or received
+    mark, style = MARKS[edge.balance]
+    words = "; ".join(violation.detail for violation in edge.violations)
+    return (
+        f"{edge.sender} -> {edge.receiver}",
+        quantity(end.events_total) if end else "",
+        quantity(end.rate) if end else "",
+        quantity(end.bytes_rate) if end else "",
+        quantity(sent.in_flight) if sent else "",
+        _span(sent.oldest_s) if sent and sent.in_flight else "",
+        _span(sent.delivery_p50_s) if sent else "",
+        _span(sent.delivery_p99_s) if sent else "",
+        _span(received.source_lag_s) if received and received.events_total else "",
+        quantity(sent.credit_events) if sent and sent.connected else Cell("-", "faint"),
+        quantity(sent.resent_total) if sent else "",
+        Cell(quantity(sent.dropped_total), "bad" if sent.dropped_total else "faint") if sent else "",
+        Cell(f"{mark} {words}".rstrip(), style),
+    )
+
+
+def _span(seconds: float) -> str:
+    """A short time; nothing for what was not measured."""
+    if seconds < 0:
+        return ""
+    return f"{seconds * 1e3:.1f}ms" if seconds < 1 else f"{seconds:.1f}s"
+
+
+def edges_json(pipeline: PipelineView, live: Mapping[str, LiveView]) -> dict[str, Any]:
+    """The joined edges of a pipeline, and everything that does not add up, as JSON values."""
+    views = pipeline_views(pipeline, live)
+    joined: dict[str, Any] = msgspec.to_builtins(conservation.edges(views))
+    wrong: dict[str, Any] = msgspec.to_builtins(conservation.violations(views))
+    return {"edges": joined, "violations": wrong}
+
+
+def violations(board: Board) -> list[conservation.Violation]:
+    """Everything that does not add up, in all pipelines that are shown."""
+    return [
+        violation
+        for pipeline in board.status.pipelines
+        for violation in conservation.violations(pipeline_views(pipeline, board.live))
+    ]
 
 
 def host_row(host: HostView, now_ms: int) -> Row:
@@ -161,10 +209,15 @@ def host_row(host: HostView, now_ms: int) -> Row:
     )
 
 
-def as_json(board: Board) -> dict[str, Any]:
-    """The status with each instance's last heartbeat under ``live`` (null where there is none)."""
+def as_json(board: Board, *, edges: bool = False) -> dict[str, Any]:
+    """The status with each instance's last heartbeat under ``live`` (null where there is none).
+
+    With ``edges`` each pipeline has ``edges`` and ``violations`` besides: see ``flowctl.conservation``.
+    """
     status: dict[str, Any] = msgspec.to_builtins(board.status)
-    for pipeline in status["pipelines"]:
+    for view, pipeline in zip(board.status.pipelines, status["pipelines"], strict=True):
+        if edges:
+            pipeline.update(edges_json(view, board.live))
         for instance in pipeline["instances"]:
             live = board.live.get(instance["instance"]) if instance["phase"] in LIVE_PHASES else None
             instance["live"] = msgspec.to_builtins(live) if live else None

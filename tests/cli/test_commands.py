@@ -61,7 +61,7 @@ def test_status_joins_what_is_known_with_what_is_heard(control: FakePlane, capsy
     assert "12.3k" in next(line for line in lines if line.startswith("orders.a.0"))
     assert "waiting for a host with label gpu=true" in next(line for line in lines if line.startswith("orders.b.0"))
     assert run(["status", "--edges"]) == 0
-    assert "-> b.0" in capsys.readouterr().out
+    assert "a.0 -> b.0" in capsys.readouterr().out
     assert control.asked
 
 
