@@ -192,7 +192,9 @@ async def ensure_stream(connection: Connection, wanted: Settings, *, create: boo
         if error.err_code != STREAM_NOT_FOUND:
             raise _refusal(error, name, connection) from error
         if not create:
-            raise JournalMisconfiguredError(f"stream {name} does not exist") from error
+            raise JournalMisconfiguredError(
+                f"stream {name} does not exist", hint="flowctl's services make it when they first start with this NATS server"
+            ) from error
         info = await _create(connection, wanted)
     if (problem := misconfigured(wanted, info.config)) is not None:
         raise JournalMisconfiguredError(problem)
