@@ -47,10 +47,10 @@ print("ready")
 while True:
     time.sleep(0.01)
 """
-    run = await driver.start(launch(script(program)))
+    run = await driver.start(launch(script(program), stop_timeout_s=30.0))
     await eventually(lambda: output(driver, run.key) == [("stdout", "ready")], "a program that waits")
     os.kill(int(run.handle), signal.SIGSTOP)
-    await driver.stop(run.key, 5.0)
+    await driver.stop(run.key, 30.0)
     assert (await only_run(driver)).code == 3
 
 
@@ -99,6 +99,17 @@ time.sleep(3600)
     assert (exits[0].code, exits[0].signal) == (None, None)
     assert not alive(int(run.handle))
     assert not any(alive(child.pid) for child in children)
+
+
+async def test_a_killed_shim_takes_its_program_with_it_without_an_agent(state_dir: Path):
+    """Nobody is there to sweep: the kernel ends the program when its shim is gone, so that no two can ever run."""
+    first = process_driver(state_dir)
+    await first.open()
+    run = await first.start(launch(SLEEP))
+    shim = shim_of(run)
+    await first.close()
+    shim.kill()
+    await eventually(lambda: not alive(int(run.handle)), "the end of the program")
 
 
 @pytest.mark.parametrize("own_session", [False, True])

@@ -292,6 +292,17 @@ def test_what_is_left_of_an_earlier_run_serves_nobody():
     assert not instance.outdated
 
 
+def test_a_checkpoint_never_goes_back():
+    """Within an incarnation the fold keeps the furthest; the next incarnation may begin where it must."""
+    ledger = Ledger()
+    instance = running(ledger)
+    ledger.write(ONE, CheckpointCommitted(incarnation=1, position=9), CheckpointCommitted(incarnation=1, position=4))
+    assert instance.checkpoint is not None
+    assert instance.checkpoint.position == 9
+    ledger.write(ONE, ComponentStarting(host="h1", incarnation=2, assignment=1), CheckpointCommitted(incarnation=2, position=4))
+    assert instance.checkpoint.position == 4
+
+
 def test_the_quarantine_is_bounded():
     """A flood of poison is counted, and remembered only up to a limit."""
     fleet = Fleet()
@@ -322,9 +333,9 @@ def test_folding_is_cheap(instances: int):
 
 
 def _seconds(entries: list[Entry]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()  # what else the machine does is not the fold's fault
     fold(entries)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_redriven_letters_are_remembered_with_their_outcome():

@@ -135,9 +135,9 @@ async def test_whoever_ignores_sigterm_is_killed(one: Driver):
 async def test_stop_waits_for_the_program(one: Driver):
     """A program that ends by itself in time ends as it wants."""
     program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(3)); print('ready')\nwhile True: time.sleep(0.01)"
-    await one.start(launch(script(program)))
+    await one.start(launch(script(program), stop_timeout_s=30.0))
     await eventually(lambda: output(one, key()) == [("stdout", "ready")], "a program that waits")
-    await one.stop(key(), 5.0)
+    await one.stop(key(), 30.0)
     assert (await only_run(one)).code == 3
 
 
