@@ -1,5 +1,6 @@
 """Dead letters at the registry: who may put them aside, who gets them again, and what is remembered of that."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,8 +16,13 @@ from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentLettersRedriven, ComponentRedriveRequested
 from flowctl.journal.letters import Envelope
 from flowctl.journal.memory import MemoryStore
-from flowctl_registry import redrives
+from flowctl_registry.redrives import request as redrive_request
 from flowctl_registry.requests import RedriveWish
+from flowctl_sdk import Event
+from flowctl_sdk.control import Registry
+from flowctl_sdk.inbox import Inbox
+from flowctl_sdk.redrives import Redrives
+from flowctl_sdk.signals import Bell
 from support.registries import RunningRegistry, instance, registration, registry_on
 
 Code = grpc.StatusCode
@@ -175,5 +181,25 @@ async def test_a_purged_letter_is_settled(registry: RunningRegistry):
 
 def test_a_pipeline_that_nobody_knows():
     """Cannot be asked to redrive."""
-    decision = redrives.request(Fleet(), RedriveWish(pipeline="absent"), [Envelope(1, InstanceId("absent", "a", 0))])
+    decision = redrive_request(Fleet(), RedriveWish(pipeline="absent"), [Envelope(1, InstanceId("absent", "a", 0))])
     assert getattr(decision, "message", "") == "there is no pipeline 'absent'"
+
+
+async def test_a_component_waits_until_its_letter_is_kept(registry: RunningRegistry):
+    """While there is no journal, or no room, the component holds on to the event; nothing counts as done before it is stored."""
+    store = registry.store
+    assert isinstance(store, MemoryStore)
+    client = Registry([registry.service.address], registration(instance("parse"), kind=pb.KIND_PROCESSOR))
+    redrives = Redrives(client, Inbox(), Bell())
+    store.set_available(available=False)
+    keeping = asyncio.create_task(redrives.keep(Event(b"x", 0, 7, "tool.0"), "ValueError: x", 1))
+    done, _ = await asyncio.wait({keeping}, timeout=0.3)
+    assert not done
+    store.dead_letters.max_bytes = 0
+    store.set_available(available=True)
+    done, _ = await asyncio.wait({keeping}, timeout=0.3)
+    assert not done
+    store.dead_letters.max_bytes = 1_000_000
+    await asyncio.wait_for(keeping, 10)
+    assert [stored.letter.event_id async for stored in store.dead_letters.read("stray")] == ["tool.0:7"]
+    await client.close()

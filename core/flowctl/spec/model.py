@@ -69,7 +69,7 @@ class OnError(Record, frozen=True, kw_only=True):
     """What a component does with an event that its function raised on.
 
     ``fail`` ends the instance with the error; ``retry`` tries the event again up to ``attempts`` times with ``backoff`` and
-    then ends the instance; ``dead_letter`` puts the event aside after ``attempts``.
+    then ends the instance; ``dead_letter`` tries it ``attempts`` times in all and then puts it aside.
     """
 
     action: Annotated[
