@@ -6,7 +6,7 @@ somewhere holds it; the last one to let go completes it.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -43,6 +43,10 @@ class Pending(Generic[T]):
         if self.holds == 0:
             self._log.settle()
 
+    def split(self, last: int) -> "Pending[T]":
+        """The hold on all but the last so many inputs, as one of its own; this one keeps those. Tokens must be numbers."""
+        return self._log.insert(self, cast("T", cast("int", self.token) - last))
+
 
 class AckLog(Generic[T]):
     """The batches taken in and not yet done, oldest first.
@@ -61,6 +65,12 @@ class AckLog(Generic[T]):
         """Take a batch in."""
         pending = Pending(self, token)
         self._open.append(pending)
+        return pending
+
+    def insert(self, before: Pending[T], token: T) -> Pending[T]:
+        """Take in, just before a batch that is not done, what was its beginning."""
+        pending = Pending(self, token)
+        self._open.insert(self._open.index(before), pending)
         return pending
 
     def settle(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from flowctl_sdk.context import Checkpoint, Context
 from flowctl_sdk.event import Event
+from flowctl_sdk.windows import Window
 
 Kind = Literal["source", "processor", "sink"]
 Emitted = AsyncIterable[Any] | Iterable[Any]
@@ -57,11 +58,13 @@ class Processor(Component):
     """Turns events into others.
 
     ``process`` may be ``def`` or ``async def``; with ``batch = True`` it takes and returns lists. ``blocking = True`` runs it in
-    a thread, for code that waits (a database driver, a file system); otherwise a ``def`` runs on the event loop: fastest.
+    a thread, for code that waits (a database driver, a file system); otherwise a ``def`` runs on the event loop: fastest. With
+    ``window`` it takes the list of a window's events and returns what comes of the whole window; ``open`` may still set it.
     """
 
     kind = "processor"
     batch: bool = False
+    window: Window | None = None
 
     def process(self, event: Any, /) -> Any:  # noqa: ANN401 - the author's types
         """Return None (filtered), a payload, an ``Event``, or a list of those."""
@@ -113,10 +116,11 @@ class FunctionSource(Source):
 class FunctionProcessor(Processor):
     """A processor made of a function of an event, or of a list of events."""
 
-    def __init__(self, function: Callable[[Any], Any], *, batch: bool, blocking: bool) -> None:
+    def __init__(self, function: Callable[[Any], Any], *, batch: bool, blocking: bool, window: Window | None = None) -> None:
         self.function = function
         self.batch = batch
         self.blocking = blocking
+        self.window = window
         # Found on the instance before the class: the hot path calls the author's function with nothing between.
         self.process = function
 
@@ -189,6 +193,7 @@ def source(function: Callable[[Context], Emitted]) -> FunctionSource:
 
 ProcessorFunction = Callable[[Event], Any]
 BatchProcessorFunction = Callable[[list[Event]], Sequence[Any] | Awaitable[Sequence[Any]]]
+WindowProcessorFunction = Callable[[list[Event]], Any]
 SinkFunction = Callable[[Event], Any]
 BatchSinkFunction = Callable[[list[Event]], Any]
 
@@ -198,17 +203,27 @@ def processor(function: ProcessorFunction, /) -> FunctionProcessor: ...
 @overload
 def processor(*, batch: Literal[True], blocking: bool = False) -> Callable[[BatchProcessorFunction], FunctionProcessor]: ...
 @overload
+def processor(*, window: Window, blocking: bool = False) -> Callable[[WindowProcessorFunction], FunctionProcessor]: ...
+@overload
 def processor(*, batch: Literal[False] = False, blocking: bool = False) -> Callable[[ProcessorFunction], FunctionProcessor]: ...
-def processor(function: Callable[[Any], Any] | None = None, /, *, batch: bool = False, blocking: bool = False) -> Any:
+def processor(
+    function: Callable[[Any], Any] | None = None,
+    /,
+    *,
+    batch: bool = False,
+    blocking: bool = False,
+    window: Window | None = None,
+) -> Any:
     """Make a processor of a function that takes an ``Event`` (with ``batch=True`` a list) and returns what goes on.
 
-    It may be ``def`` or ``async def``. ``blocking=True`` runs a ``def`` that waits for something in a thread.
+    It may be ``def`` or ``async def``. ``blocking=True`` runs a ``def`` that waits for something in a thread. With ``window`` it
+    takes the list of a window's events and returns what comes of all of them together: None, one value, or a list of values.
     """
     if function is not None:
-        return FunctionProcessor(function, batch=batch, blocking=blocking)
+        return FunctionProcessor(function, batch=batch, blocking=blocking, window=window)
 
     def decorate(decorated: Callable[[Any], Any]) -> FunctionProcessor:
-        return FunctionProcessor(decorated, batch=batch, blocking=blocking)
+        return FunctionProcessor(decorated, batch=batch, blocking=blocking, window=window)
 
     return decorate
 

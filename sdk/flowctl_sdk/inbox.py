@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 
-from flowctl_sdk.acks import Held
+from flowctl_sdk.acks import Held, Pending
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.signals import Signal
 
@@ -15,6 +16,18 @@ class Arrival(msgspec.Struct, frozen=True):
 
     columns: Columns
     pending: Held
+
+    def split(self, count: int) -> "tuple[Arrival, Arrival]":
+        """The first ``count`` events and the rest, each done by itself."""
+        columns, total = self.columns, len(self.columns)
+        pending = self.pending
+        first = pending
+        if isinstance(pending, Pending):
+            first = cast("Pending[int]", pending).split(total - count)
+        else:
+            # Nobody counts its parts: it is done when both are.
+            pending.hold()
+        return Arrival(columns.select(range(count)), first), Arrival(columns.select(range(count, total)), self.pending)
 
 
 class Inbox:
@@ -51,6 +64,14 @@ class Inbox:
         self._arrivals.append(arrival)
         self.events_total += len(arrival.columns)
         self._signal.set()
+
+    def wake(self) -> None:
+        """Let ``wait`` return."""
+        self._signal.set()
+
+    async def wait(self) -> None:
+        """Until something may have arrived, or ``wake`` was called; busy meanwhile."""
+        await self._signal.wait()
 
     async def get(self) -> Arrival:
         """The oldest arrival; waits for one. Until the next call, or ``busy = False``, the inbox is busy."""

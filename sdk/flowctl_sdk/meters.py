@@ -9,6 +9,7 @@ from flowctl_sdk.downstream import Edge
 from flowctl_sdk.neighbours import Neighbours
 from flowctl_sdk.outbox import Outbox
 from flowctl_sdk.redrives import Redrives
+from flowctl_sdk.windowed import WindowWork
 from flowctl_sdk.work import ProcessorWork, SinkWork
 
 _log = logging.getLogger("flowctl.stream")
@@ -21,7 +22,7 @@ class Meters:
         self._ctx = ctx
         self._neighbours = neighbours
         self._failures = failures
-        self.work: ProcessorWork | SinkWork | None = None
+        self.work: ProcessorWork | WindowWork | SinkWork | None = None
         self.redrives: Redrives | None = None
         self._told: dict[str, int] = {}
 

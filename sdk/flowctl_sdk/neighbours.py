@@ -40,6 +40,7 @@ class Neighbours:
         self._spawn = spawn
         self._alone = alone
         self._completed = False
+        self._closing = False
         self._server: grpc.aio.Server | None = None
         self.room = Bell()
         self.settled = Bell()
@@ -147,8 +148,15 @@ class Neighbours:
 
     def close_intake(self) -> None:
         """Take nothing more in; go on acknowledging."""
+        self._closing = True
         for edge in self.edges.values():
             edge.close_intake()
+        self.settled.ring()
+
+    @property
+    def intake_over(self) -> bool:
+        """Whether nothing more comes in for now: all inputs have ended, or the instance stops."""
+        return self._closing or self._upstreams_ended
 
     async def pass_on_the_end(self) -> None:
         """Say that nothing follows once all inputs have said so and everything is worked off; a restarted input takes it back."""

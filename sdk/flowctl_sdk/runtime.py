@@ -24,6 +24,7 @@ from flowctl_sdk.neighbours import Neighbours
 from flowctl_sdk.production import Mark, Production
 from flowctl_sdk.redrives import Redrives
 from flowctl_sdk.settings import Settings, split_address
+from flowctl_sdk.windowed import WindowTransform, WindowWork
 from flowctl_sdk.work import ProcessorWork, SinkWork, Transform
 
 EXIT_COMPLETED: Final = 0
@@ -61,7 +62,7 @@ class Runtime:
         self._mark: Mark | None = None
         self._committed: Mark | None = None
         self._production: Production | None = None
-        self._work: ProcessorWork | SinkWork | None = None
+        self._work: ProcessorWork | WindowWork | SinkWork | None = None
         self._registry: Registry | None = None
         self._redrives: Redrives | None = None
         self._health = HealthServer(self._state)
@@ -163,6 +164,10 @@ class Runtime:
         component, neighbours = self._component, self._neighbours
         if isinstance(component, Source):
             self._production = Production(component, self._ctx, neighbours.router, neighbours.room, self._acks)
+        elif isinstance(component, Processor) and component.window is not None:
+            windows = WindowTransform(component, component.window, self._me.component, self._failures)
+            inbox, router, room, settled = neighbours.inbox, neighbours.router, neighbours.room, neighbours.settled
+            self._work = WindowWork(windows, inbox, router, room, settled=settled, over=lambda: neighbours.intake_over)
         elif isinstance(component, Processor):
             transform = Transform(component, self._me.component, self._failures)
             self._work = ProcessorWork(transform, neighbours.inbox, neighbours.router, neighbours.room)

@@ -13,14 +13,17 @@ from typing import Any
 
 from flowctl.ids import InstanceId
 from flowctl.spec.model import OnError
+from flowctl_sdk.acks import AckLog
 from flowctl_sdk.author import Component, Emitted, Processor, Sink, Source
 from flowctl_sdk.calls import Failures
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.context import Checkpoint, Context
 from flowctl_sdk.event import Event
-from flowctl_sdk.inbox import Inbox
+from flowctl_sdk.inbox import Arrival, Inbox
 from flowctl_sdk.production import Numbering
 from flowctl_sdk.settings import component_id
+from flowctl_sdk.windowed import WindowTransform
+from flowctl_sdk.windows import Gathering
 from flowctl_sdk.work import SinkWork, Transform
 
 
@@ -66,6 +69,8 @@ async def process(
 ) -> list[Event]:
     """The events that a processor makes of these values (each as a source may yield it), in order.
 
+    Windows end by their count and at the end of the values; no time passes.
+
     Raises:
         EventFailedError: if the processor raises, as ``on_error`` (default: fail) says.
     """
@@ -75,11 +80,25 @@ async def process(
         ctx = _context(component, config, state_dir or Path(scratch), None)
         await component.open(ctx)
         try:
-            transform = Transform(component, ctx.instance.component, Failures(on_error or OnError()))
-            outputs = (await transform(_input(given)))[0] if given else None
+            outputs = await _processed(component, ctx, given, Failures(on_error or OnError())) if given else None
         finally:
             await component.close()
     return outputs.events() if outputs is not None else []
+
+
+async def _processed(component: Processor, ctx: Context, given: list[object], failures: Failures) -> Columns | None:
+    if component.window is None:
+        return (await Transform(component, ctx.instance.component, failures)(_input(given)))[0]
+    transform = WindowTransform(component, component.window, ctx.instance.component, failures)
+    gathering = Gathering(component.window)
+    parts: list[Columns] = []
+    rest: Arrival | None = Arrival(_input(given), AckLog[int](lambda _: None).open(len(given) - 1))
+    while rest is not None:
+        rest = gathering.add(rest, 0)
+        outputs, _ = await transform(gathering.close()[0])
+        if outputs is not None:
+            parts.append(outputs)
+    return Columns.merged(parts) if parts else None
 
 
 async def consume(

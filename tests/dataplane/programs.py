@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from flowctl_sdk import Context, Event, Processor, Sink, processor, run, sink, source
+from flowctl_sdk import Context, Event, Processor, Sink, Window, processor, run, sink, source
 
 
 @source
@@ -85,6 +85,24 @@ class Fails(Processor):
         return event.payload
 
 
+@processor(window=Window(count=10, seconds=60))
+def tens(events: list[Event]) -> dict[str, object]:
+    """The numbers of ten events; fewer at the end."""
+    return {"n": [event.json()["n"] for event in events]}
+
+
+@processor(window=Window(seconds=0.2))
+def moments(events: list[Event]) -> dict[str, int]:
+    """How many events a fifth of a second had."""
+    return {"n": len(events)}
+
+
+@processor(window=Window(count=5_000))
+def too_many(events: list[Event]) -> int:
+    """Cannot be kept."""
+    return len(events)
+
+
 class Store(Sink):
     """Appends ``<id> <payload>`` to ``path``, synced before it returns; waits ``pause_s`` for each write."""
 
@@ -133,6 +151,9 @@ PROGRAMS: dict[str, Any] = {
     "same": same,
     "even": even,
     "twice": twice,
+    "tens": tens,
+    "moments": moments,
+    "too_many": too_many,
     "slow_same": slow_same,
     "fails": Fails,
     "store": Store,
