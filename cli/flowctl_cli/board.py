@@ -56,7 +56,7 @@ def about(instance: InstanceView) -> str:
     if instance.phase in QUIET:
         return ""
     if instance.waiting_for and instance.phase != "failed":
-        return f"waiting for {instance.waiting_for}"
+        return _wait(instance.waiting_for)
     if instance.phase == "running" and instance.status == "healthy":
         return f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""
     words = [instance.reason, f"last exit: {instance.last_exit}" if instance.last_exit else ""]
@@ -245,9 +245,14 @@ def _words(instance: InstanceView) -> str:
     why = ""
     if instance.phase in ("failed", "restarting") or instance.status == "unhealthy":
         why = _steady(about(instance))
-    elif instance.phase == "assigned" and instance.waiting_for:
-        why = f"waiting for {_steady(instance.waiting_for)}"
+    elif instance.phase in ("assigned", "waiting") and instance.waiting_for:
+        why = _steady(_wait(instance.waiting_for))
     return f"{shown}{incarnation}{f': {why}' if why else ''}"
+
+
+def _wait(words: str) -> str:
+    """For what it waits, or what is in the way: "a port", "no host matches label gpu=true"."""
+    return words if words.startswith(("no ", "host ")) else f"waiting for {words}"
 
 
 def _steady(words: str) -> str:

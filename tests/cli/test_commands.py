@@ -322,3 +322,17 @@ def test_options_may_stand_before_or_after_the_command(tmp_path: Path, capsys: p
     assert json.loads(capsys.readouterr().out)["state_dir"] == str(tmp_path / "a")
     (tmp_path / "file").write_text("")
     assert run(["status", "--state-dir", str(tmp_path / "file")]) == 2
+
+
+def test_lines_say_what_is_in_the_way():
+    """A terminal that cannot redraw gets the reason once, however often the span of time in it changes."""
+    first = pipeline("orders", "deploying", instance("orders.a.0", phase="waiting", waiting_for="no host matches label gpu=true"))
+    assert board.differences(None, first)[0] == "orders.a.0 waiting: no host matches label gpu=true"
+    looks = [
+        pipeline(
+            "orders", "degraded", instance("orders.a.0", phase="restarting", waiting_for=f"restart in {left} s after exit code 1")
+        )
+        for left in ("10.4", "9.4")
+    ]
+    assert board.differences(first, looks[0])[0] == "orders.a.0 restarting: waiting for restart after exit code 1"
+    assert board.differences(looks[0], looks[1]) == []
