@@ -95,7 +95,9 @@ def test_components_in_python(checkout: Checkout):
     database.close()
     squares = {json.loads(payload)["square"] for key, payload in rows.items() if key.startswith("squares.0:")}
     assert squares == {n * n for n in range(0, 100, 2)}
-    assert sum(key.startswith("walk.0:") for key in rows) == 100
+    assert sum(key.endswith("/smooth.0") for key in rows) == 100
+    # A busy machine may end a window by its time: together they have every step all the same.
+    assert sum(json.loads(payload)["steps"] for key, payload in rows.items() if key.endswith("/stretches.0")) == 100
 
 
 def test_programs_as_processors(checkout: Checkout):
