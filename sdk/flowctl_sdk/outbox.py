@@ -84,8 +84,6 @@ class Outbox:
         self.acked_total = 0
         self.delivery = [0] * BUCKETS
         self.delivery_ns_total = 0
-        # Whether an entry may hold inputs open; see let_go.
-        self._holding = False
         self._unsent: deque[Entry] = deque()
         self._sent: deque[Entry] = deque()
         # One past the highest offset that was ever sent, and that this incarnation of the downstream was sent.
@@ -120,7 +118,6 @@ class Outbox:
         """Keep an entry and send it when its turn comes."""
         entry.first = self.next_offset
         entry.since_ns = entry.since_ns or self.clock()
-        self._holding = True
         self.next_offset += entry.count
         self.events += entry.count
         self.size += entry.size
@@ -193,10 +190,8 @@ class Outbox:
 
     def let_go(self) -> None:
         """Have nobody wait any longer for what is kept; it is still sent, and sent again after a reconnect."""
-        if self._holding:
-            self._holding = False
-            for entry in (*self._sent, *self._unsent):
-                entry.let_go()
+        for entry in (*self._sent, *self._unsent):
+            entry.let_go()
 
     def rewind(self, incarnation: int) -> int:
         """Start over with a new stream of this incarnation of the downstream; returns the first offset that it will carry."""

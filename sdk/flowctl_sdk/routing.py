@@ -4,7 +4,8 @@ One instance takes everything; with ``partition_by`` the key decides, by a stabl
 instance with the least outstanding. Membership may change while events are under way.
 
 A group that drops (``when_full: drop``) never holds anybody up: what finds its instance's outbox full is counted and forgotten,
-and from then on nobody waits for what that outbox keeps, which is still delivered. While it never fills, it loses nothing.
+and no input waits for what the outbox keeps. That must be so from the first event on: the inputs that may be under way are
+bounded too, so that waiting for a few of their outputs is enough to hold everything back.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,6 +110,9 @@ class Group:
                 self.members[index] = self._new_outbox()
         self._order = [self.members[index] for index in sorted(self.members)]
         self._reroute(orphans)
+        if spec.drops:
+            for outbox in self._order:
+                outbox.let_go()
         self._held = self._keys is not None and (self._held or changed) and self.outstanding > 0
 
     def route(self, columns: Columns, encoded: bytes, pendings: Sequence[Held]) -> None:
@@ -117,9 +121,10 @@ class Group:
         self.offered_total += count
         if self.spec.drops and not self._takes:
             self._dropped_before += count
-            self._let_go()
             self._dropped(self.spec.component, self.dropped_total)
             return
+        if self.spec.drops:
+            pendings = ()
         size = columns.size_bytes
         if self._keys is None or len(self._order) == 1:
             self._give(self._least(), Entry(count, size, encoded, pendings))
@@ -141,16 +146,9 @@ class Group:
         if self.spec.drops and outbox.full:
             outbox.dropped_total += entry.count
             entry.release()
-            outbox.let_go()
             self._dropped(self.spec.component, self.dropped_total)
         else:
             outbox.add(entry)
-
-    def _let_go(self) -> None:
-        for outbox in self._order:
-            outbox.let_go()
-        for entry in self._homeless:
-            entry.let_go()
 
     def _least(self) -> Outbox:
         if len(self._order) == 1:

@@ -143,6 +143,13 @@ def discard(event: Event) -> None:
     _ = event.payload
 
 
+@sink
+async def crawl(event: Event) -> None:
+    """Takes an event a second."""
+    _ = event.payload
+    await asyncio.sleep(1)
+
+
 PROGRAMS: dict[str, Any] = {
     "numbers": numbers,
     "payloads": payloads,
@@ -159,6 +166,7 @@ PROGRAMS: dict[str, Any] = {
     "store": Store,
     "count": Count,
     "discard": discard,
+    "crawl": crawl,
 }
 
 if __name__ == "__main__":
