@@ -100,6 +100,11 @@ def pss_mb(pid: int) -> float:
     raise SystemExit(f"no Pss of process {pid}")
 
 
+def rss_mb(pid: int) -> float:
+    """The resident set size of a process, MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
+
+
 def cpu_s(pid: int) -> float:
     """The processor time that a process has used, seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

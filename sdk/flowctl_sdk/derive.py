@@ -62,7 +62,10 @@ def derive_batch(inputs: Columns, events: Sequence[Event], results: Sequence[obj
         UnderivedError: if there are not.
         TypeError: if a result is of a type that no event can be made of.
     """
-    if not any(type(result) is Event and result.position != UNSET_POSITION for result in results):
+    # The set first: it is the cheapest look at every result, and mostly there is no Event among them.
+    if Event not in set(map(type, results)) or all(
+        type(result) is not Event or result.position == UNSET_POSITION for result in results
+    ):
         if not results:
             return None, len(inputs)
         if len(results) != len(events):

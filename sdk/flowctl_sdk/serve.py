@@ -27,7 +27,7 @@ def run(component: Component | type[Component]) -> NoReturn:
     # gRPC's own log is about its transport; what matters of it comes back as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     set_up_logs(settings.instance, settings.incarnation, settings.log_level, settings.log_format)
-    loop = asyncio.new_event_loop()
+    loop = _new_loop()
     asyncio.set_event_loop(loop)
     code = loop.run_until_complete(_run(instance, settings))
     sys.stdout.flush()
@@ -36,6 +36,15 @@ def run(component: Component | type[Component]) -> NoReturn:
         # A thread of the author's that hangs must not keep an instance that has said goodbye.
         os._exit(code)
     sys.exit(code)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """The loop to run on: uvloop where there is one, which wakes sooner and costs less for each message."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
 async def _run(component: Component, settings: Settings) -> int:
