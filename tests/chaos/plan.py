@@ -12,8 +12,8 @@ Focus = Literal["all", "kill", "backlog", "zombie"]
 KEYS: Final = 16
 EVENTS: Final = 10_000
 CUTS: Final = ("reset", "drop", "delay", "half_open")
-RESENDING: Final = ("kill", "zombie", "scale")
-"""Faults after which the contract allows an event to arrive again; so it does after a stop while something is cut off."""
+ABRUPT: Final = ("kill", "zombie", "scale")
+"""Faults that take events from an instance: some schedules have none of these."""
 
 _PROCESSORS: Final = ("same", "same", "twice", "some", "slow", "batched")
 
@@ -197,9 +197,8 @@ def _any(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[
         *("kill", "kill", "kill", "pause", "graceful", "zombie", "zombie"),
         *("reset", "drop", "delay", "half_open", "scale", "scale", "registry"),
     )
-    # Some schedules hold only faults after which nothing may arrive twice.
     if chance.random() < 0.3:
-        kinds = tuple(kind for kind in kinds if kind not in RESENDING)
+        kinds = tuple(kind for kind in kinds if kind not in ABRUPT)
     faults = [_fault(chance, chance.choice(kinds), parts, lasts_ms) for _ in range(chance.randrange(1, 5))]
     return [fault for fault in faults if fault is not None]
 

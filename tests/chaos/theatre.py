@@ -236,10 +236,8 @@ class Theatre:
         too_early = code == -signal.SIGTERM and (known is None or known.incarnation < self._fleet.incarnations[key])
         if code != 0 and not too_early:
             self._problems.append(f"{_name(key)} exited {code} when asked to stop: {self._last_words(key)}")
-        # Whoever is cut off from a neighbour cannot tell it what is done before it ends.
-        cut_off = any(kind in self._done for kind in CUTS)
-        if cut_off or "will be sent again" in self._last_words(key, 5):
-            self._resending.append(key[0])
+        # Its last acknowledgement may be under way when the stream ends, or unable to leave while it is cut off.
+        self._resending.append(key[0])
         return self._start(key)
 
     def _replace(self, key: Key, fault: Fault) -> bool:

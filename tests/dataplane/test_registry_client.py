@@ -32,7 +32,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_failed_heartbeat_does_not_end_the_watch():
     """A heartbeat that fails gives up the connection that the watch of the topology is on; the watch goes on over the next."""
-    server = Moody({"numbers": Node("source"), "store": Node("sink", ("numbers",))}, heartbeat_ms=50).start()
+    server = Moody({"numbers": Node("source"), "store": Node("sink", ("numbers",))}, heartbeat_ms=50)
+    server.start()
     instance = control.Instance(pipeline="test", component="store", incarnation=1)
     client = Registry([server.address], control.RegisterComponentRequest(instance=instance))
     seen: list[control.Topology] = []

@@ -174,6 +174,25 @@ class FakeRegistry(control_grpc.ComponentRegistryServicer):
         del request
         return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no component asks for this")
 
+    async def PutDeadLetter(  # noqa: N802
+        self, request: control.PutDeadLetterRequest, context: ServicerContext
+    ) -> control.PutDeadLetterResponse:
+        del request
+        return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "keeps no dead letters")
+
+    async def WatchRedrives(  # noqa: N802
+        self, request: control.WatchRedrivesRequest, context: ServicerContext
+    ) -> AsyncIterator[control.Redrive]:
+        del request
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "keeps no dead letters")
+        yield control.Redrive()
+
+    async def SettleRedrives(  # noqa: N802
+        self, request: control.SettleRedrivesRequest, context: ServicerContext
+    ) -> control.SettleRedrivesResponse:
+        del request
+        return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "keeps no dead letters")
+
     async def WatchTopology(  # noqa: N802
         self, request: control.WatchTopologyRequest, context: ServicerContext
     ) -> AsyncIterator[control.Topology]:
