@@ -252,7 +252,7 @@ def _words(instance: InstanceView) -> str:
 
 def _wait(words: str) -> str:
     """For what it waits, or what is in the way: "a port", "no host matches label gpu=true"."""
-    return words if words.startswith(("no ", "host ")) else f"waiting for {words}"
+    return words if words.startswith("no ") or "does not match" in words else f"waiting for {words}"
 
 
 def _steady(words: str) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import math
+import time
 from typing import Final
 
 import msgspec
@@ -37,6 +39,8 @@ AGAIN_S: Final = 0.3
 LAST_LINES: Final = 5
 QUIET_S: Final = 0.25
 MAX_OUTPUT_S: Final = 3.0
+SAME_S: Final = 0.1
+"""Interrupts that come closer together are one."""
 
 
 class Interrupts:
@@ -45,10 +49,14 @@ class Interrupts:
     def __init__(self) -> None:
         self.count = 0
         self.happened = asyncio.Event()
+        self._last_s = -math.inf
 
     def hit(self) -> None:
-        """Once more."""
-        self.count += 1
+        """Once more. Programs that run this one pass the terminal's Ctrl-C on, which arrives twice then: once is meant."""
+        now_s = time.monotonic()
+        if now_s - self._last_s >= SAME_S:
+            self.count += 1
+        self._last_s = now_s
         self.happened.set()
 
 

@@ -11,7 +11,7 @@ from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, NotFound
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, PipelineStatusChanged
 from flowctl.journal.log import Draft, LogLine
-from flowctl_cli import board
+from flowctl_cli import board, pursuit
 from flowctl_cli.__main__ import run
 from support.fake_plane import FakePlane, install
 
@@ -336,3 +336,24 @@ def test_lines_say_what_is_in_the_way():
     ]
     assert board.differences(first, looks[0])[0] == "orders.a.0 restarting: waiting for restart after exit code 1"
     assert board.differences(looks[0], looks[1]) == []
+
+
+def test_a_host_to_wait_for_is_waited_for():
+    """What has to happen is waited for; what is in the way is said as it is."""
+    words = [
+        board.about(instance("orders.a.0", phase="waiting", waiting_for=text))
+        for text in ("host h1 to start it", "host h1 does not match label gpu=true")
+    ]
+    assert words == ["waiting for host h1 to start it", "host h1 does not match label gpu=true"]
+
+
+def test_a_ctrl_c_that_arrives_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch):
+    """``timeout 60 flowctl up …`` hands the terminal's Ctrl-C on to a program that has got it already."""
+    now_s = [100.0]
+    monkeypatch.setattr(pursuit.time, "monotonic", lambda: now_s[0])
+    interrupts = pursuit.Interrupts()
+    counts: list[int] = []
+    for now_s[0] in (100.0, 100.01, 101.0):
+        interrupts.hit()
+        counts.append(interrupts.count)
+    assert counts == [1, 1, 2]
