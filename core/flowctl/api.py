@@ -141,8 +141,8 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     """One end of an edge, as last reported; see ``EdgeMetrics`` in ``control.proto``.
 
     ``rate`` is events and ``bytes_rate`` bytes a second over the last two heartbeats. ``delivery_p50_s`` and
-    ``delivery_p99_s`` are quantiles of the time from being given to the edge to being acknowledged, of the events acknowledged between the last two
-    heartbeats (or ever, if there were none); -1 where nothing was or it lies above the last bucket's bound.
+    ``delivery_p99_s`` are quantiles of the time from being given to the edge to being acknowledged, of the events acknowledged
+    between the last two heartbeats (or ever, if there were none); -1 where nothing was or it lies above the last bucket's bound.
     """
 
     peer: str

@@ -39,8 +39,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """An edge between two instances (``<component>.<index>``) with what each end says of it.
 
-    ``balance`` is ``balanced`` (both ends have ended, nothing is in flight, and they agree exactly), ``open`` (what can be compared
-    is right; the rest is in flight), ``violated``, or ``unknown`` where an end says nothing.
+    ``balance`` is ``balanced`` (both ends have ended, nothing is in flight, and they agree exactly), ``open`` (what can be
+    compared is right; the rest is in flight), ``violated``, or ``unknown`` where an end says nothing.
     """
 
     sender: str

@@ -94,15 +94,16 @@ class Registration(msgspec.Struct, frozen=True):
 class Instance(msgspec.Struct):
     """One instance: what is wanted of it (``assignment``), and where its latest incarnation is (``run``).
 
-    ``withdrawn`` is the assignment that was taken back, until there is a new one. ``…_seq`` is the journal sequence of the
-    entry that said so, ``seq`` that of the last entry of any kind. Incarnations up to ``run_floor`` belong to an earlier run of
-    the pipeline.
+    ``withdrawn`` is the assignment that was taken back, until there is a new one; without ``drain`` its end waits for nothing.
+    ``…_seq`` is the journal sequence of the entry that said so, ``seq`` that of the last entry of any kind. Incarnations up to
+    ``run_floor`` belong to an earlier run of the pipeline.
     """
 
     id: InstanceId
     assignment: Assignment | None = None
     withdrawn: Assignment | None = None
     withdrawn_seq: int = 0
+    drain: bool = True
     ever_assigned: bool = False
     incarnation: int = 0
     run: RunState = "none"
@@ -211,6 +212,7 @@ def _assigned(instance: Instance, event: ComponentAssigned, entry: Entry) -> Non
         entry.seq, event.host, event.kind, event.driver, event.revision, event.component, event.reason
     )
     instance.withdrawn = None
+    instance.drain = True
     instance.ever_assigned = True
     instance.completed = False
     instance.failure = None
@@ -218,7 +220,7 @@ def _assigned(instance: Instance, event: ComponentAssigned, entry: Entry) -> Non
 
 
 def _unassigned(instance: Instance, event: ComponentUnassigned, entry: Entry) -> None:
-    del event
+    instance.drain = event.drain
     if instance.assignment is not None:
         instance.withdrawn, instance.withdrawn_seq, instance.assignment = instance.assignment, entry.seq, None
 

@@ -161,6 +161,15 @@ def test_what_is_not_wanted_here_is_stopped(world: World, event: Any):
     assert not world.live
 
 
+def test_what_is_not_worth_draining_ends_soon(world: World):
+    """In a failed pipeline nobody acknowledges any more: a program that waits for that is not waited for."""
+    started(world)
+    world.ledger.write(WORKER, ComponentUnassigned(drain=False))
+    [stop] = world.todo()
+    assert isinstance(stop, plan.Stop)
+    assert stop.timeout_s == plan.HURRY_S
+
+
 def test_a_new_assignment_stops_first_and_starts_later(world: World):
     """Never both at once; the new one without any back-off."""
     started(world)

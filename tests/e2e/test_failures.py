@@ -64,6 +64,17 @@ def test_a_component_that_keeps_crashing_fails_the_pipeline(flowctl: Flowctl, tm
     assert "no such database" in said
 
 
+def test_nobody_waits_for_a_sink_that_has_failed(flowctl: Flowctl):
+    """The source cannot be drained into a sink that has failed for good: `up` says so long before the source's time is up."""
+    text = pipeline(
+        "deaf",
+        sources=[component("numbers", "count", config={"count": 1_000_000}, stop_timeout_s=600)],
+        sinks=[component("keep", "keep", "numbers", config={"wrong": True}, restart={"policy": "never"})],
+    )
+    done = flowctl.run("up", str(flowctl.write("pipeline.yaml", text)), expect=1)
+    assert "deaf.keep.0" in done.stdout + done.stderr
+
+
 def test_a_program_that_does_not_exist_fails_at_once(flowctl: Flowctl, tmp_path: Path):
     """No restarts for what can never start; the reason names the program."""
     text = pipeline(

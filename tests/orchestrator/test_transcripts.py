@@ -172,10 +172,12 @@ def test_corrected_file_is_tried_at_once():
         "orders.double.0 unassigned: the pipeline has failed",
         "orders.store.0 unassigned: the pipeline has failed",
     ]
+    assert not any(instance.drain for instance in scene.fleet.instances.values()), "nobody is left to drain to"
     scene.submit(linear(config={"fixed": True}))
     scene.settle()
     assert scene.status() == "running"
     assert scene.fleet.pipelines["orders"].run == 1
+    assert all(instance.drain for instance in scene.fleet.instances.values())
 
 
 def test_host_lost_and_recovered():

@@ -229,6 +229,10 @@ LOCAL: dict[str, tuple[str, str]] = {
         "restart: the policy is never, so",
     ),
     "retry without effect": (component("command: [x], on_error: {attempts: 5}"), "on_error: the action is fail, so nothing else"),
+    "a source that is given nothing": (
+        component("type: generator, on_error: {action: retry}", kind="sources"),
+        "on_error: a source is given no events that it could fail on",
+    ),
     "image": (
         component("image: x"),
         "image: not in this version: container images are not run by this version (name the program",

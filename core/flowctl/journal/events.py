@@ -74,9 +74,10 @@ class ComponentAssigned(Fact, frozen=True, kw_only=True):
 
 
 class ComponentUnassigned(Fact, frozen=True, kw_only=True):
-    """No host is to run the instance any more."""
+    """No host is to run the instance any more. Without ``drain`` it is not worth waiting for what it has in hand."""
 
     reason: str = ""
+    drain: bool = True
 
 
 class ComponentStarting(Fact, frozen=True, kw_only=True):

@@ -81,7 +81,7 @@ def _component(kind: Kind, component: Component, path: Path, driver: Driver) -> 
     if component.partition_by is not None:
         yield from _partition_by(kind, component.partition_by, (*path, "partition_by"))
     yield from _restart(component.restart, (*path, "restart"))
-    yield from _on_error(component.on_error, (*path, "on_error"))
+    yield from _on_error(kind, component.on_error, (*path, "on_error"))
     check = component.health_check
     if check is not None:
         yield from _text(check.path, (*path, "health_check", "path"))
@@ -225,7 +225,11 @@ def _restart(restart: Restart, path: Path) -> Iterator[Problem]:
     yield from _backoff(restart.backoff, (*path, "backoff"))
 
 
-def _on_error(on_error: OnError, path: Path) -> Iterator[Problem]:
+def _on_error(kind: Kind, on_error: OnError, path: Path) -> Iterator[Problem]:
+    if kind == "source" and on_error != OnError():
+        message = "a source is given no events that it could fail on, so on_error has no effect"
+        yield Problem(path, message, "remove it; restart says what happens when the source fails")
+        return
     if on_error.action == "fail" and on_error != OnError():
         message = "the action is fail, so nothing else under on_error has an effect"
         yield Problem(path, message, "remove the rest, or write action: retry")

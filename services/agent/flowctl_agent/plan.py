@@ -27,6 +27,8 @@ STABLE_S: Final = 10.0
 """Whoever ran this long begins the back-off anew."""
 LOOK_AGAIN_S: Final = 5.0
 """How often it is looked whether another host has ended what is to move here; usually the journal tells."""
+HURRY_S: Final = 2.0
+"""A program that is not worth draining has this long to end, if its own time is not shorter."""
 REASON_LINES: Final = 3
 """So many of a program's last words are in the reason of a failure; the exit itself has them all."""
 
@@ -134,7 +136,7 @@ def plan_instance(
         if run.live:
             match _ending(instance, host, run, now_ns):
                 case str() as reason:
-                    actions.append(Stop(run.key, run.stop_timeout_s, reason))
+                    actions.append(Stop(run.key, _patience_s(instance, run), reason))
                 case Wait() as wait:
                     waits.append(wait)
                 case None:
@@ -147,6 +149,13 @@ def plan_instance(
         return waits
     start = _starting(instance_id, instance, host, now_ns, drivers=drivers, hosts=hosts)
     return [start] if start is not None else []
+
+
+def _patience_s(instance: Instance | None, run: Run) -> float:
+    """How long may the program take to end?"""
+    if instance is not None and instance.assignment is None and not instance.drain:
+        return min(run.stop_timeout_s, HURRY_S)
+    return run.stop_timeout_s
 
 
 def is_latest(instance: Instance, host: str, run: Run) -> bool:

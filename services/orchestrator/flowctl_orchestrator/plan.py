@@ -215,7 +215,9 @@ class _Sketch:
             if instance.assignment is not None and instance.wanted:
                 self._load[instance.assignment.host] -= 1
             reason, cause = self._why_withdraw(instance)
-            drafts.append(self._draft(Aggregate.of_instance(instance.id), ComponentUnassigned(reason=reason), cause))
+            drain = self.state.status != "failed"  # who has failed for good acknowledges nothing any more
+            event = ComponentUnassigned(reason=reason, drain=drain)
+            drafts.append(self._draft(Aggregate.of_instance(instance.id), event, cause))
         return drafts
 
     def _waves(self) -> tuple[list[Instance], list[Instance]]:

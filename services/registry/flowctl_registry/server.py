@@ -33,8 +33,9 @@ OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Components may ping more often than gRPC's default of every five minutes.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Components look every few seconds whether the registry is still there, much more often than gRPC allows by default.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 
 
