@@ -1,6 +1,8 @@
-"""What all tests share: hypothesis settings, and a state directory of each test's own."""
+"""What all tests share: hypothesis settings, a state directory of each test's own, and logging as it was before."""
 
+import logging
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,25 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  
         if name.startswith("FLOWCTL_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("FLOWCTL_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Generator[None]:  # pyright: ignore[reportUnusedFunction] - autouse
+    """A command or a component that is run inside a test sets the levels of this process: they are put back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logger.level for name, logger in _loggers().items()}
+    yield
+    for name, logger in _loggers().items():
+        logger.setLevel(levels.get(name, logging.NOTSET))
+    root.handlers[:] = [handler for handler in root.handlers if handler in handlers] or handlers
+    root.setLevel(level)
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    """Flowctl's loggers by name."""
+    known = logging.getLogger().manager.loggerDict
+    return {name: each for name, each in known.items() if name.startswith("flowctl") and isinstance(each, logging.Logger)}
 
 
 @pytest.fixture
