@@ -32,7 +32,7 @@ def _own_logging() -> Generator[None]:  # pyright: ignore[reportUnusedFunction] 
     yield
     for name, logger in _loggers().items():
         logger.setLevel(levels.get(name, logging.NOTSET))
-    root.handlers[:] = [handler for handler in root.handlers if handler in handlers] or handlers
+    root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
     root.setLevel(level)
 
 
