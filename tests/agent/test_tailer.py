@@ -11,6 +11,7 @@ from flowctl.journal.log import LogLine
 from flowctl.journal.memory import MemoryStore
 from flowctl_agent.drivers.process import ProcessDriver
 from flowctl_agent.metrics import AgentMetrics
+from flowctl_agent.shim.output import Output
 from flowctl_agent.tailer import Tailer
 from support.agents import key, launch, only_run, process_driver, script
 from support.polling import eventually
@@ -103,3 +104,14 @@ async def test_a_flood_does_not_starve_the_others(driver: ProcessDriver):
     lines = await stored(store)
     assert "quiet" in {line.text for line in lines}
     assert len(lines) < 10_000
+
+
+def test_a_burst_is_rotated_line_by_line(tmp_path: Path):
+    """However much is written at once, no file grows beyond its size, and lines stay whole across files."""
+    output = Output(str(tmp_path), 1_000, 3)
+    output.write(b"".join(b"%d\n" % number for number in range(2_000)))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    assert all(file.stat().st_size <= 1_000 for file in files)
+    numbers = [int(line) for file in files for line in file.read_text().splitlines()]
+    assert numbers == list(range(numbers[0], 2_000))

@@ -28,7 +28,16 @@ class Output:
         self._lost = 0
 
     def write(self, data: bytes) -> None:
-        """Append whole lines. A full disk loses lines, and says how many bytes once there is room; it never stops a component."""
+        """Append whole lines; a file ends at a line's end, before it would grow beyond its size."""
+        while len(data) > self._file_bytes:
+            end = data.rfind(b"\n", 0, self._file_bytes) + 1 or data.find(b"\n") + 1
+            self._append(data[:end])
+            data = data[end:]
+        if data:
+            self._append(data)
+
+    def _append(self, data: bytes) -> None:
+        """A full disk loses lines, and says how many bytes once there is room; it never stops a component."""
         if self._lost:
             data = _prefix(b"stderr") + b"[flowctl] %d bytes of output were lost: the disk was full\n" % self._lost + data
         if self._torn:
