@@ -27,12 +27,16 @@ def test_nothing_is_lost(first: int):
     ("sabotage", "focus"), [("acks-early", "kill"), ("checkpoints-ahead", "backlog"), ("fence-off", "zombie")]
 )
 def test_a_broken_data_plane_is_caught(sabotage: str, focus: Focus):
-    """With the SDK broken on purpose some of the first seeds fail; unbroken, one that failed passes."""
-    caught = [
-        outcome.plan.seed
-        for outcome in run_schedules(range(1, 7), jobs=JOBS, focus=focus, sabotage=sabotage)
-        if outcome.verdict.problems
-    ]
+    """With the SDK broken on purpose one of the first seeds fails; unbroken, that one passes.
+
+    Not every fault meets the broken moment: an early acknowledgement matters only if something dies right after it.
+    """
+    caught: list[int] = []
+    for first in range(1, 41, 4):
+        played = run_schedules(range(first, first + 4), jobs=JOBS, focus=focus, sabotage=sabotage)
+        caught = [outcome.plan.seed for outcome in played if outcome.verdict.problems]
+        if caught:
+            break
     assert caught, f"nobody noticed {sabotage}"
     sound = [outcome.report() for outcome in run_schedules(caught[:1], jobs=1, focus=focus) if outcome.failed]
     assert not sound, "\n".join(sound)
