@@ -24,7 +24,7 @@ test: setup
 # Random faults from seeds; a failure prints the command that does it again. FOCUS and SABOTAGE are for the positive controls.
 chaos: setup
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),50) \
-		$(if $(FOCUS),--focus $(FOCUS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
+		$(if $(FOCUS),--focus $(FOCUS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(LOG),--log $(LOG))
 
 check: setup
 	$(BIN)/ruff check .
