@@ -210,6 +210,15 @@ class Fleet(msgspec.Struct):
         else:
             self._apply_host(entry, aggregate.key[0], event)  # type: ignore[arg-type]
 
+    def fold(self, entry: Entry) -> Exception | None:
+        """Apply an entry, and put aside one on which that fails; returns the failure, an error in this release's own fold."""
+        try:
+            self.apply(entry)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the journal must stay readable
+            self.put_aside(entry, "it could not be folded")
+            return error
+        return None
+
     def put_aside(self, entry: Entry, reason: str) -> None:
         """Count an entry that cannot be used, and remember it while there is room."""
         self.poison_total += 1

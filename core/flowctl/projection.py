@@ -180,12 +180,10 @@ class Projection:
             self._announce()
 
     def _fold(self, entry: Entry) -> None:
-        try:
-            self.fleet.apply(entry)
-        except Exception:
+        failure = self.fleet.fold(entry)
+        if failure is not None:
             self.skipped_total += 1
-            log.exception("entry %d (%s) could not be folded; it is put aside", entry.seq, entry.subject)
-            self.fleet.put_aside(entry, "it could not be folded")
+            log.error("entry %d (%s) could not be folded; it is put aside", entry.seq, entry.subject, exc_info=failure)
         for listener in self._listeners:
             try:
                 listener(entry)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from flowctl.journal.jetstream.client import parse_header_lines
-from flowctl.journal.jetstream.commit import parse_headers
+from flowctl.journal.jetstream.messages import parse_headers
 
 
 def line(name: bytes, value: bytes) -> bytes:

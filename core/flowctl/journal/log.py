@@ -179,6 +179,16 @@ class Journal(Protocol):
         """The sequence of the last entry of the journal, 0 if it is empty."""
         ...
 
+    async def entry(self, seq: int) -> Entry:
+        """The entry with this sequence.
+
+        Raises:
+            NotFoundError: there is none yet.
+            JournalUnavailableError: the server does not answer.
+            JournalCorruptError: it was there, and is gone.
+        """
+        ...
+
     def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
         """The entries with ``after < seq <= upto`` in order, then the end. ``upto`` None: up to what is there now.
 

@@ -125,6 +125,14 @@ class MemoryJournal:
         self._store.check()
         return len(self._entries)
 
+    async def entry(self, seq: int) -> Entry:
+        """See ``Journal``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        if not 1 <= seq <= len(self._entries):
+            raise NotFoundError(f"the journal has no entry {seq}")
+        return self._entries[seq - 1]
+
     async def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""
         self._store.check()

@@ -9,7 +9,6 @@ Atomic batches: https://github.com/nats-io/nats-architecture-and-design/blob/mai
 """
 
 import asyncio
-import base64
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ from flowctl.errors import ConflictError, JournalError, JournalMisconfiguredErro
 from flowctl.journal import codec, subjects
 from flowctl.journal.chain import Link
 from flowctl.journal.events import Aggregate
-from flowctl.journal.jetstream.client import parse_header_lines
 from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
+from flowctl.journal.jetstream.messages import get_message
 from flowctl.journal.log import Head
 
 MAX_GROUP_ENTRIES: Final = 500
@@ -40,7 +39,6 @@ BATCH_ID: Final = "Nats-Batch-Id"
 BATCH_SEQUENCE: Final = "Nats-Batch-Sequence"
 BATCH_COMMIT: Final = "Nats-Batch-Commit"
 
-MESSAGE_NOT_FOUND: Final = 10037
 WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 ATOMIC_DISABLED: Final = 10174
 
@@ -49,17 +47,6 @@ class _Ack(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
     count: int = 0
-
-
-class _StoredMessage(msgspec.Struct):
-    subject: str
-    seq: int
-    hdrs: str = ""
-    data: str = ""
-
-
-class _MessageReply(msgspec.Struct):
-    message: _StoredMessage
 
 
 class LastMessage(msgspec.Struct, frozen=True):
@@ -300,16 +287,11 @@ class GroupCommit:
         return await self._message({"seq": seq + 1, "next_by_subj": subjects.aggregate_filter(aggregate)})
 
     async def _message(self, body: dict[str, object]) -> LastMessage | None:
-        try:
-            reply = await self._connection.api(f"STREAM.MSG.GET.{self._stream}", body, _MessageReply)
-        except ApiError as error:
-            if error.err_code == MESSAGE_NOT_FOUND:
-                return None
-            raise
-        stored = reply.message
-        headers = parse_headers(base64.b64decode(stored.hdrs))
-        digest = codec.entry_hash(stored.subject, headers, base64.b64decode(stored.data))
-        return LastMessage(Head(stored.seq, digest), headers.get(subjects.CE_ID, ""))
+        stored = await get_message(self._connection, self._stream, body)
+        if stored is None:
+            return None
+        digest = codec.entry_hash(stored.subject, stored.headers, stored.data)
+        return LastMessage(Head(stored.seq, digest), stored.headers.get(subjects.CE_ID, ""))
 
 
 def _in_time(group: list[Append], now: float, reason: JournalError) -> list[Append]:
@@ -318,8 +300,3 @@ def _in_time(group: list[Append], now: float, reason: JournalError) -> list[Appe
         if append.deadline <= now:
             append.failed(reason)
     return [append for append in group if append.deadline > now and not append.future.done()]
-
-
-def parse_headers(raw: bytes) -> dict[str, str]:
-    """A NATS header block (``NATS/1.0``, then ``Name: value`` lines), read as nats-py reads it."""
-    return parse_header_lines(raw.partition(b"\r\n")[2])

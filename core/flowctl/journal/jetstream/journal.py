@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from typing import Final
 
 from flowctl.clock import Clock, JournalClock
-from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError
+from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError, NotFoundError
 from flowctl.journal import chain, codec, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
 from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.jetstream.messages import get_message
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import StreamInfo, stream_info
 from flowctl.journal.log import Draft, Entry, Head
@@ -147,6 +148,19 @@ class JetStreamJournal:
     async def last_sequence(self) -> int:
         """See ``Journal``."""
         return (await self._info()).state.last_seq
+
+    async def entry(self, seq: int) -> Entry:
+        """See ``Journal``."""
+        self._connection.raise_if_broken()
+        try:
+            found = await get_message(self._connection, subjects.JOURNAL_STREAM, {"seq": seq}) if seq > 0 else None
+        except ApiError as error:
+            raise self._connection.unavailable(error.message) from error
+        if found is not None:
+            return codec.decode(found.seq, found.time_ns, found.subject, found.headers, found.data)
+        if 0 < seq <= self.seen_sequence:
+            raise JournalCorruptError(f"entry {seq} of the journal is gone, and entry {self.seen_sequence} was seen")
+        raise NotFoundError(f"the journal has no entry {seq}")
 
     async def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""

@@ -1,9 +1,7 @@
 """Dead letters on JetStream: fsynced before the acknowledgement, each stored once, never dropped for room."""
 
-import base64
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -11,6 +9,7 @@ import msgspec
 from flowctl.errors import DeadLettersFullError, LetterTooLargeError, NotFoundError
 from flowctl.journal import letters, subjects
 from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply
+from flowctl.journal.jetstream.messages import get_message
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
 
@@ -19,22 +18,10 @@ HEADER_BYTES: Final = 1_024
 
 STORE_FULL: Final = frozenset({10077, 10023, 10047})
 """The server's own codes: maximum bytes of the stream, of the account, of the server."""
-NO_MESSAGE: Final = 10037
 
 
 class _Ack(msgspec.Struct):
     seq: int = 0
-
-
-class _Stored(msgspec.Struct):
-    subject: str
-    seq: int
-    time: str
-    data: str = ""
-
-
-class _Got(msgspec.Struct):
-    message: _Stored
 
 
 class JetStreamDeadLetters:
@@ -68,12 +55,12 @@ class JetStreamDeadLetters:
         if number < 1:
             raise NotFoundError(f"there is no dead letter {number}")
         try:
-            found = await self._connection.api(f"STREAM.MSG.GET.{subjects.DEAD_LETTER_STREAM}", {"seq": number}, _Got)
+            found = await get_message(self._connection, subjects.DEAD_LETTER_STREAM, {"seq": number})
         except ApiError as error:
-            if error.err_code == NO_MESSAGE:
-                raise NotFoundError(f"there is no dead letter {number}") from error
             raise self._connection.unavailable(error.message) from error
-        letter = letters.decode(number, _nanoseconds(found.message.time), base64.b64decode(found.message.data))
+        if found is None:
+            raise NotFoundError(f"there is no dead letter {number}")
+        letter = letters.decode(number, found.time_ns, found.data)
         if letter is None:
             raise NotFoundError(f"message {number} of {subjects.DEAD_LETTER_STREAM} is no dead letter")
         return letter
@@ -109,12 +96,6 @@ class JetStreamDeadLetters:
         async with contextlib.aclosing(reader.batches(Position(after=after), follow=False)) as batches:
             async for raws in batches:
                 yield raws
-
-
-def _nanoseconds(timestamp: str) -> int:
-    """Unix nanoseconds of an RFC 3339 time in UTC as Go writes it, with none to nine digits after the point."""
-    seconds, _, fraction = timestamp.removesuffix("Z").partition(".")
-    return int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
 
 
 def full(reason: str) -> DeadLettersFullError:

@@ -1,7 +1,6 @@
 """The store on JetStream: one connection, the streams, and the checks before the first byte."""
 
 import asyncio
-from datetime import datetime
 from typing import Any, Final, Self
 
 from flowctl.clock import Clock, SystemClock
@@ -13,6 +12,7 @@ from flowctl.journal.jetstream.heartbeats import JetStreamHeartbeats
 from flowctl.journal.jetstream.journal import JetStreamJournal
 from flowctl.journal.jetstream.letters import JetStreamDeadLetters
 from flowctl.journal.jetstream.logs import JetStreamLogs
+from flowctl.journal.jetstream.messages import nanoseconds
 
 STALE_ANSWERS: Final = 5
 
@@ -78,7 +78,7 @@ class JetStreamStore:
             await streams.ensure_stream(self._connection, settings, create=create)
         if create:  # a store of an earlier version has none until a service has started on it
             await streams.ensure_stream(self._connection, streams.dead_letter_settings(copies), create=True)
-        self.journal.observe(_nanoseconds(found.ts), seen)
+        self.journal.observe(nanoseconds(found.ts), seen)
         self.journal.check_identity(found)
         self._check_end(found)
         self._connection.check = self._check_again
@@ -137,8 +137,3 @@ class JetStreamStore:
         """See ``Store``."""
         await self.journal.close()
         await self._connection.close()
-
-
-def _nanoseconds(timestamp: str) -> int:
-    """Unix nanoseconds of an RFC 3339 time as Go writes it, to the microsecond."""
-    return int(datetime.fromisoformat(timestamp).timestamp() * 1e9) if timestamp else 0

@@ -1,0 +1,71 @@
+"""The past: which entry an instant means, and exactly what the fold knew after it.
+
+Needs nothing but the journal. Instants are the journal's own: the times that its server gave the entries.
+"""
+
+from flowctl.errors import UserError
+from flowctl.fleet import Fleet
+from flowctl.instants import Ago, AtSequence, AtTime, Instant, OnDay, iso_time, parse_instant, time_of
+from flowctl.journal.log import Journal, Store
+
+__all__ = ["Ago", "AtSequence", "AtTime", "Instant", "OnDay", "fleet_at", "parse_instant", "resolve"]
+
+
+async def resolve(store: Store, instant: Instant) -> int:
+    """The last entry at that instant: of several with the same time the last one. 0 is before the first.
+
+    Raises:
+        UserError: the journal has not come that far, or had not begun.
+        JournalUnavailableError: the server does not answer.
+    """
+    journal = store.journal
+    last = await journal.last_sequence()
+    match instant:
+        case AtSequence(seq=seq):
+            if seq > last:
+                raise UserError(
+                    f"there is no entry {seq}: the journal is empty"
+                    if not last
+                    else f"there is no entry {seq} yet: the journal ends at {last}"
+                )
+            return seq
+        case Ago(span_ns=0):
+            return last
+        case _:
+            return await _last_at(journal, time_of(instant, journal.now_ns()), last)
+
+
+async def fleet_at(store: Store, seq: int) -> Fleet:
+    """What the fold knew after entry ``seq``.
+
+    Raises:
+        UserError: there is no such entry yet.
+        JournalUnavailableError, JournalCorruptError: see ``Journal.read``.
+    """
+    fleet = Fleet()
+    if seq > 0:
+        async for entry in store.journal.read(upto=seq):
+            fleet.fold(entry)
+    if fleet.seq != seq:
+        raise UserError(f"there is no entry {seq} yet: the journal ends at {fleet.seq}")
+    return fleet
+
+
+async def _last_at(journal: Journal, time_ns: int, last: int) -> int:
+    """The last of the first ``last`` entries whose time is not after ``time_ns``, by bisection."""
+    now_ns = journal.now_ns()
+    if time_ns > now_ns:
+        raise UserError(f"{iso_time(time_ns)} is in the future: by the journal it is {iso_time(now_ns)}")
+    if not last:
+        raise UserError(f"nothing was known at {iso_time(time_ns)}: the journal is empty")
+    begin_ns = (await journal.entry(1)).time_ns
+    if begin_ns > time_ns:
+        raise UserError(f"nothing was known at {iso_time(time_ns)}: the journal begins at {iso_time(begin_ns)}")
+    before, after = 1, last + 1  # entry ``before`` is not later than the instant, ``after`` is, or does not exist
+    while after - before > 1:
+        middle = (before + after) // 2
+        if (await journal.entry(middle)).time_ns <= time_ns:
+            before = middle
+        else:
+            after = middle
+    return before
