@@ -14,7 +14,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "down": "Stop pipelines: sources first, what is under way is drained.",
     "validate": "Check pipeline files and show every problem in them.",
     "init": "Write a new pipeline file from a template.",
-    "schema": "Print the JSON Schema of the pipeline file.",
+    "schema": "Print the JSON Schema of the pipeline file or of all events, or AsyncAPI.",
     "graph": "Draw a pipeline.",
     "status": "Show pipelines and their instances, and what waits for what.",
     "logs": "Show what instances print.",

@@ -275,3 +275,6 @@ VERSIONS: Final[Mapping[type[JournalEvent], int]] = dict.fromkeys(EVENT_TYPES, 1
 
 UPCASTERS: Final[Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 """(type name, version) -> what turns that version's JSON object into the next version's."""
+
+FORMER: Final[Mapping[tuple[str, int], type[Fact]]] = {}
+"""(type name, version) -> the shape of a version that is written no more: its schema stays published."""
