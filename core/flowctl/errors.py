@@ -6,7 +6,8 @@
     ├── UserError                    the user's file or words            exit 2
     │   ├── InvalidSpecError         a pipeline file, all its problems at once
     │   ├── InvalidIdError           a name that cannot be a subject token
-    │   └── InvalidSettingError      an environment variable, flag or config file
+    │   ├── InvalidSettingError      an environment variable, flag or config file
+    │   └── DamagedFileError         an exported file is not what was written
     ├── RefusedError                 a valid request that today's state does not allow
     │   └── NotFoundError            it names something that does not exist
     ├── JournalError                 the journal
@@ -69,6 +70,10 @@ class InvalidIdError(UserError):
 
 class InvalidSettingError(UserError):
     """A setting has a value that cannot be used."""
+
+
+class DamagedFileError(UserError):
+    """An exported file is damaged, cut off or none; ``place`` names the file, its member and the line where that is known."""
 
 
 class RefusedError(FlowctlError):

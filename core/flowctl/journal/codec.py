@@ -80,7 +80,8 @@ def decode(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | No
     headers = headers or {}
     place = subjects.parse_entry_subject(subject)
     if place is None:
-        return Entry(seq, time_ns, subject, None, Poison("the subject is not one of the journal's"), data=data)
+        poison = Poison("the subject is not one of the journal's")
+        return Entry(seq, time_ns, subject, None, poison, hash=entry_hash(subject, headers, data), data=data)
     aggregate, token = place
     event = _decode_event(aggregate, token, headers, data)
     causation = headers.get(subjects.CE_CAUSATION, "0")

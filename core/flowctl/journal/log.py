@@ -61,6 +61,16 @@ class Entry(msgspec.Struct, frozen=True):
     data: bytes = b""
 
 
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A stored message as it lies in a stream, undecoded; what ``codec.decode`` reads. ``time_ns`` is Unix nanoseconds."""
+
+    seq: int
+    time_ns: int
+    subject: str
+    headers: Mapping[str, str]
+    data: bytes
+
+
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an instance said of itself. ``metrics`` are counters and gauges by name.
 

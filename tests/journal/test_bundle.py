@@ -1,0 +1,211 @@
+"""An exported file gives back exactly what was written, any part of it; a damaged one is refused with the member and the line."""
+
+import io
+import random
+import zipfile
+from collections.abc import Callable
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowctl.errors import DamagedFileError
+from flowctl.journal import bundle, codec, seals
+from flowctl.journal.bundle import BundleReader, BundleWriter
+from flowctl.journal.log import Record
+
+HEADER_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)
+RECORDS = st.lists(
+    st.builds(
+        lambda time_ns, subject, headers, data: (time_ns, subject, headers, data),
+        st.integers(0, 2**62),
+        st.sampled_from(["flowctl.journal.pipeline.orders.submitted", "flowctl.journal.nonsense", "flowctl.journal.host.a.left"]),
+        st.dictionaries(st.sampled_from(["ce-id", "ce-type", "ce-previoushash", "x-other"]), HEADER_TEXT),
+        st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
+    ),
+    max_size=30,
+)
+
+
+def record(seq: int, *, data: bytes = b"") -> Record:
+    """A message of the journal."""
+    headers = {"ce-id": f"id-{seq}", "ce-type": "flowctl.pipeline.stop_requested.v1"}
+    return Record(seq, 1_700_000_000_000_000_000 + seq, "flowctl.journal.pipeline.orders.stop_requested", headers, data or b"{}")
+
+
+def written(count: int = 95, *, chunk_lines: int = 10) -> bytes:
+    """A file of so many entries and some heartbeats."""
+    file = io.BytesIO()
+    writer = BundleWriter(file, chunk_lines=chunk_lines)
+    for seq in range(1, count + 1):
+        writer.add(record(seq))
+    for seq in (3, 5, 9):
+        writer.add_heartbeat(Record(seq, seq, "flowctl.heartbeat.host.a", {}, b'{"host":"a"}'))
+    writer.close()
+    return file.getvalue()
+
+
+def opened(data: bytes) -> BundleReader:
+    """A reader on it."""
+    return BundleReader(io.BytesIO(data), name="x.zip")
+
+
+def rewritten(data: bytes, member: str, change: bytes) -> bytes:
+    """The archive with one member's content replaced, and its ZIP checksums right again."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, change if name == member else old.read(name))
+    return out.getvalue()
+
+
+@given(RECORDS, st.integers(1, 7))
+def test_what_is_read_is_what_was_written(shapes: list[tuple[int, str, dict[str, str], bytes]], chunk_lines: int):
+    """Subjects, headers, times and data to the byte, so that every hash can be computed again; and the digest at the end."""
+    records = [Record(seq, *shape) for seq, shape in enumerate(shapes, start=1)]
+    file = io.BytesIO()
+    manifest = bundle.write_all(file, records, chunk_lines=chunk_lines)
+    digest = seals.NOTHING
+    for each in records:
+        digest = seals.advance(digest, codec.entry_hash(each.subject, each.headers, each.data), each.time_ns)
+    with BundleReader(file) as reader:
+        assert list(reader.records()) == records
+        assert reader.manifest == manifest
+        assert (manifest.entries, manifest.digest) == (len(records), digest)
+
+
+def test_any_range_is_read_without_the_rest():
+    """Only the members that hold the range are unpacked: the others may be broken."""
+    data = written()
+    for member in (f"journal/{seq:012d}.jsonl" for seq in (1, 11, 91)):
+        data = rewritten(data, member, b"broken\n")
+    with opened(data) as reader:
+        assert [each.seq for each in reader.records(after=25, upto=42)] == list(range(26, 43))
+        assert [each.seq for each in reader.records(after=89, upto=90)] == [90]
+        with pytest.raises(DamagedFileError):
+            list(reader.records(after=90))
+
+
+def test_heartbeats_and_a_snapshot_travel_along():
+    """Each is read by itself."""
+    file = io.BytesIO()
+    writer = BundleWriter(file, before="ab", chunk_lines=2)
+    for seq in range(7, 12):
+        writer.add(record(seq))
+    for seq in (3, 5, 9):
+        writer.add_heartbeat(Record(seq, seq, "flowctl.heartbeat.host.a", {}, b"\xff"))
+    writer.add_snapshot(6, "schema-1", b"\x00state")
+    manifest = writer.close()
+    with BundleReader(file) as reader:
+        assert [each.seq for each in reader.records()] == [7, 8, 9, 10, 11]
+        assert [(each.seq, each.data) for each in reader.heartbeats()] == [(3, b"\xff"), (5, b"\xff"), (9, b"\xff")]
+        assert reader.snapshot() == b"\x00state"
+        assert list(reader.check())[-1] == 5
+    assert (manifest.snapshot_seq, manifest.snapshot_schema, manifest.heartbeats) == (6, "schema-1", 3)
+    assert [member.name for member in manifest.members if member.part == "journal"] == [
+        f"journal/{seq:012d}.jsonl" for seq in (7, 9, 11)
+    ]
+
+
+def test_the_same_journal_gives_the_same_file():
+    """To the byte: no clock, no order of a set."""
+    assert written() == written()
+
+
+def test_an_empty_journal_is_a_file_too():
+    """Nothing in it, and nothing wrong with it."""
+    with opened(written(0)) as reader:
+        assert list(reader.records()) == []
+        assert reader.manifest.digest == seals.NOTHING
+
+
+def test_a_gap_is_not_written():
+    """An export that misses an entry fails, it does not look whole."""
+    writer = BundleWriter(io.BytesIO())
+    writer.add(record(1))
+    with pytest.raises(ValueError, match="entry 3 does not follow 1"):
+        writer.add(record(3))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda lines: [*lines[:3], lines[3].replace(b"id-14", b"id-41"), *lines[4:]], ":4: entry 14 is not what was written"),
+        (lambda lines: [*lines[:3], *lines[4:]], "jsonl:4: entry 15 stands where 14 should"),
+        (lambda lines: [*lines[:3], lines[4], lines[3], *lines[5:]], "jsonl:4: entry 15 stands where 14 should"),
+        (lambda lines: lines[:7], "jsonl:7: it ends with entry 17, and the manifest says 20"),
+        (lambda lines: [*lines[:3], b'{"seq":"14"}\n', *lines[4:]], "jsonl:4: the line cannot be read"),
+        (lambda lines: [*lines[:9], lines[9][:-5]], "jsonl:10: the line is cut off"),
+        (lambda lines: [*lines[:3], lines[3][:-2] + b" }\n", *lines[4:]], "jsonl: its checksum is another than the manifest's"),
+    ],
+)  # fmt: skip
+def test_damage_is_named_with_member_and_line(damage: Callable[[list[bytes]], list[bytes]], says: str):
+    """Whatever became of a member, with the ZIP's own checksum right."""
+    member = "journal/000000000011.jsonl"
+    data = written()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        lines = archive.read(member).splitlines(keepends=True)
+    with opened(rewritten(data, member, b"".join(damage(lines)))) as reader, pytest.raises(DamagedFileError) as caught:
+        list(reader.check())
+    assert str(caught.value).startswith(f"x.zip:{member}"), caught.value
+    assert says in str(caught.value)
+
+
+def test_no_flipped_byte_and_no_cut_goes_unnoticed():
+    """Wherever it is: each is refused, or lies where nothing is (a ZIP has bytes that mean nothing) and changes nothing read."""
+    whole = written(40)
+    with opened(whole) as reader:
+        records, beats = list(reader.records()), list(reader.heartbeats())
+    rng = random.Random(7)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(len(whole)) :]
+        else:
+            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        try:
+            with opened(bytes(damaged)) as reader:
+                list(reader.check())
+                assert (list(reader.records()), list(reader.heartbeats())) == (records, beats)
+        except DamagedFileError:
+            refused += 1
+    assert refused > 200
+
+
+def test_what_is_no_bundle_is_refused_in_one_sentence():
+    """Another file, another archive, another format, a member too many."""
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("a", "b")
+    newer = msgspec.json.encode(bundle.Manifest(format=2, first_seq=0, last_seq=0, entries=0, digest=""))
+    extra = io.BytesIO(written(3))
+    with zipfile.ZipFile(extra, "a") as archive:
+        archive.writestr("journal/evil", "b")
+    for data, says in (
+        (b"nonsense", "no whole ZIP archive"),
+        (b"", "no whole ZIP archive"),
+        (other.getvalue(), "no manifest.json"),
+        (rewritten(written(3), "manifest.json", b"{"), "the manifest cannot be read"),
+        (rewritten(written(3), "manifest.json", newer), "its format is 2"),
+        (extra.getvalue(), "the manifest does not name it"),
+    ):
+        with pytest.raises(DamagedFileError, match=says):
+            opened(data)
+
+
+def test_every_digest_depends_on_all_before():
+    """Two journals that differ in one entry, one time or the order have different digests from there on."""
+    hashes = [f"{n:064x}" for n in range(5)]
+
+    def digests(changed: int = -1) -> list[str]:
+        digest, out = seals.NOTHING, list[str]()
+        for n, each in enumerate(hashes):
+            digest = seals.advance(digest, each, 1000 + n + (n == changed))
+            out.append(digest)
+        return out
+
+    assert all(a != b for a, b in pairwise(digests()))
+    assert [a == b for a, b in zip(digests(), digests(2), strict=True)] == [True, True, False, False, False]
