@@ -15,7 +15,7 @@ seals and an anchor kept elsewhere show (``flowctl verify``).
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import IO, Final, Literal, Self
 
 import msgspec
@@ -107,7 +107,8 @@ class _Chunk:
         info = zipfile.ZipInfo(name)
         info.compress_type = zipfile.ZIP_DEFLATED
         self._file = archive.open(info, "w", force_zip64=True)
-        self._name, self._part, self._first = name, part, first
+        self._name, self._first = name, first
+        self._part: Part = part
         self._sha = hashlib.sha256()
         self._size = self.lines = 0
 
@@ -394,11 +395,3 @@ _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplemen
 
 def _record(line: _Line) -> Record:
     return Record(line.seq, line.time_ns, line.subject, line.headers, line.data64 or line.data.encode())
-
-
-def write_all(file: IO[bytes], records: Sequence[Record], *, made_by: str = "", chunk_lines: int = CHUNK_LINES) -> Manifest:
-    """Write a journal that is in memory."""
-    writer = BundleWriter(file, made_by=made_by, chunk_lines=chunk_lines)
-    for record in records:
-        writer.add(record)
-    return writer.close()
