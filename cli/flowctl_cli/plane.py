@@ -1,9 +1,11 @@
 """The way into the control plane: which NATS server, one connection, questions to the services with a deadline each."""
 
 import contextlib
+import getpass
 import os
+import uuid
 from collections.abc import AsyncGenerator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -53,7 +55,26 @@ class NatsPlane:
         """See ``Plane``."""
         from flowctl.endpoints import call
 
-        return await call(self._nc, service, verb, request, answer, timeout_s=self._timeout_s)
+        return await call(self._nc, service, verb, signed(request), answer, timeout_s=self._timeout_s)
+
+
+COMMANDS: Final = (api.Submit, api.Stop, api.RestartInstances, api.Scale, api.RedriveLetters)
+
+
+def signed(request: api.Request) -> api.Request:
+    """The request with who asks (``cli/alice``) and, if it changes something, a name for all that comes of it."""
+    actor = f"cli/{_user()}" if request.actor == "cli" else request.actor
+    named = request.correlation or not isinstance(request, COMMANDS)
+    return msgspec.structs.replace(request, actor=actor, correlation=request.correlation if named else uuid.uuid4().hex)
+
+
+def _user() -> str:
+    """The login name, in letters that a header may hold."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, in a container
+        name = str(os.getuid())
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-@") else "_" for letter in name)[:64]
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,7 @@ from flowctl.journal.events import (
     HostJoined,
     HostLeft,
     HostLost,
+    HostReconnected,
     HostRecovered,
     JournalEvent,
     PipelineEvent,
@@ -167,6 +168,11 @@ class Fleet(msgspec.Struct):
         """The instances of a pipeline that the journal has heard of, in order of their ids."""
         return sorted(self.members.get(pipeline, ()), key=lambda instance: instance.id)
 
+    def correlation_of(self, pipeline: str) -> str:
+        """The name that the last command about a pipeline gave to everything that comes of it; empty if it gave none."""
+        state = self.pipelines.get(pipeline)
+        return state.correlation if state is not None else ""
+
     def digest(self) -> str:
         """A SHA-256 (hex) of the whole state. Two folds of the same journal have the same, whatever way they went."""
         sha = hashlib.sha256()
@@ -289,6 +295,8 @@ class Fleet(msgspec.Struct):
                 host.reason = ""
             case HostLeft():
                 host.reason = event.reason
+            case HostReconnected():
+                pass
 
 
 _CANONICAL: Final = msgspec.msgpack.Encoder(order="deterministic")

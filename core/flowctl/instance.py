@@ -116,6 +116,7 @@ class Instance(msgspec.Struct):
     status_since_ns: int = 0
     status_seq: int = 0
     probe: ComponentProbed | None = None
+    probe_seq: int = 0
     completed: bool = False
     completed_seq: int = 0
     failure: ComponentFailed | None = None
@@ -131,6 +132,7 @@ class Instance(msgspec.Struct):
     """The numbers of the dead letters that it is to process once more and has not settled yet."""
     redriven: set[int] = field(default_factory=set[int])
     """Those that it has delivered to every sink."""
+    redrive_seq: int = 0
     since_ns: int = 0
     seq: int = 0
 
@@ -276,9 +278,8 @@ def _status_changed(instance: Instance, event: ComponentStatusChanged, entry: En
 
 
 def _probed(instance: Instance, event: ComponentProbed, entry: Entry) -> None:
-    del entry
     if event.incarnation == instance.incarnation:
-        instance.probe = event
+        instance.probe, instance.probe_seq = event, entry.seq
 
 
 def _exited(instance: Instance, event: ComponentExited, entry: Entry) -> None:
@@ -304,7 +305,7 @@ def _checkpoint(instance: Instance, event: CheckpointCommitted, entry: Entry) ->
 
 
 def _redrive_requested(instance: Instance, event: ComponentRedriveRequested, entry: Entry) -> None:
-    del entry
+    instance.redrive_seq = entry.seq
     instance.redriving.update(event.letters)
     instance.redriven.difference_update(event.letters)
 
@@ -346,7 +347,7 @@ def _new_incarnation(instance: Instance, incarnation: int) -> None:
     instance.run_host = ""
     instance.handle = ""
     instance.registration = None
-    instance.probe = None
+    instance.probe, instance.probe_seq = None, 0
 
 
 def _same_boot(instance: Instance, event: ComponentRegistered) -> bool:

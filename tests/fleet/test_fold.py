@@ -30,6 +30,7 @@ from flowctl.journal.events import (
     HostJoined,
     HostLeft,
     HostLost,
+    HostReconnected,
     HostRecovered,
     JournalEvent,
     PipelineScaled,
@@ -89,6 +90,7 @@ HOST_EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     HostJoined: st.builds(HostJoined, agent=words, address=words, drivers=st.just(["process"])),
     HostLost: st.builds(HostLost, silence_s=st.floats(30, 40)),
     HostRecovered: st.just(HostRecovered()),
+    HostReconnected: st.builds(HostReconnected, away_s=st.floats(0, 100)),
     HostLeft: st.builds(HostLeft, reason=words),
 }
 events = st.one_of(*COMPONENT_EVENTS.values(), *PIPELINE_EVENTS.values(), *HOST_EVENTS.values())

@@ -139,7 +139,10 @@ class ComponentProbed(Fact, frozen=True, kw_only=True):
 
 
 class ComponentExited(Fact, frozen=True, kw_only=True):
-    """The program is gone. ``code`` is its exit code, None if unknown or if ``signal`` (its number) ended it."""
+    """The program is gone. ``code`` is its exit code, None if unknown or if ``signal`` (its number) ended it.
+
+    ``ended_ago_s`` is how long before this was written it ended, by its host's clock; None if nobody knows.
+    """
 
     host: str
     incarnation: int
@@ -149,6 +152,7 @@ class ComponentExited(Fact, frozen=True, kw_only=True):
     detail: str = ""
     expected: bool = False
     restart_in_s: float | None = None
+    ended_ago_s: float | None = None
 
 
 class ComponentFailed(Fact, frozen=True, kw_only=True):
@@ -209,6 +213,12 @@ class HostRecovered(Fact, frozen=True, kw_only=True):
     """A lost host's heartbeats came back without a new join."""
 
 
+class HostReconnected(Fact, frozen=True, kw_only=True):
+    """The agent reaches the journal again after ``away_s`` seconds, in which nobody could write what happened on its host."""
+
+    away_s: float
+
+
 class HostLeft(Fact, frozen=True, kw_only=True):
     """The agent was stopped on purpose; what it started goes on running."""
 
@@ -231,7 +241,7 @@ ComponentEvent = (
     | ComponentLettersRedriven
 )
 PipelineEvent = PipelineSubmitted | PipelineScaled | PipelineStopRequested | PipelineStatusChanged
-HostEvent = HostJoined | HostLost | HostRecovered | HostLeft
+HostEvent = HostJoined | HostLost | HostRecovered | HostReconnected | HostLeft
 JournalEvent = ComponentEvent | PipelineEvent | HostEvent
 
 EVENT_TYPES: Final[tuple[type[JournalEvent], ...]] = JournalEvent.__args__

@@ -271,11 +271,11 @@ def fail(fleet: Fleet, host: str, failing: Fail) -> Decision:
     return [Draft(Aggregate.of_instance(failing.instance), event, failing.assignment)]
 
 
-def exit_of(fleet: Fleet, host: str, run: Run, now_ns: int, seed: int) -> Decision:
+def exit_of(fleet: Fleet, host: str, run: Run, now_ns: int, seed: int, *, ended_ago_s: float | None = None) -> Decision:
     """What does the journal learn of a run's end? Nothing if it knows already, or if a newer incarnation counts.
 
     An exit that nobody asked for is restarted after the policy's back-off or, in the same write, fails the assignment.
-    ``seed`` spreads the delays.
+    ``seed`` spreads the delays; ``ended_ago_s`` is how long ago the program ended, by this host's clock.
     """
     instance = fleet.instances.get(run.key.instance)
     if instance is None or not instance.active or not is_latest(instance, host, run):
@@ -284,17 +284,20 @@ def exit_of(fleet: Fleet, host: str, run: Run, now_ns: int, seed: int) -> Decisi
     aggregate = Aggregate.of_instance(instance.id)
     assignment = instance.assignment
     if assignment is None or not _assigned_here(instance, host, run.assignment):
-        return [Draft(aggregate, _exited(host, run, detail, expected=True), _cause_of_end(instance))]
+        expected = _exited(host, run, detail, ended_ago_s, expected=True)
+        return [Draft(aggregate, expected, _cause_of_end(instance))]
     reason = _final(assignment, instance, run, now_ns)
     if reason is None:
         delay_s = restart_delay_s(assignment.component.restart.backoff, instance.restart_times_ns, now_ns, _spread(seed, run.key))
-        return [Draft(aggregate, _exited(host, run, detail, restart_in_s=round(delay_s, 3)))]
+        exited = _exited(host, run, detail, ended_ago_s, restart_in_s=round(delay_s, 3))
+        return [Draft(aggregate, exited, run.assignment)]
     told = [line.strip() for line in detail.splitlines() if line.strip()][-REASON_LINES:]
     words = f": {' | '.join(told)}" if told else ""
     failed = ComponentFailed(
         host=host, assignment=assignment.seq, reason=f"{reason}{words}", restarts=len(instance.restart_times_ns)
     )
-    return [Draft(aggregate, _exited(host, run, detail)), Draft(aggregate, failed)]
+    exited = _exited(host, run, detail, ended_ago_s)
+    return [Draft(aggregate, exited, run.assignment), Draft(aggregate, failed, run.assignment)]
 
 
 def _assigned_here(instance: Instance, host: str, assignment: int) -> bool:
@@ -357,7 +360,9 @@ def _spread(seed: int, key: RunKey) -> float:
     return int.from_bytes(digest, "big") / 2**48
 
 
-def _exited(host: str, run: Run, detail: str, *, expected: bool = False, restart_in_s: float | None = None) -> ComponentExited:
+def _exited(
+    host: str, run: Run, detail: str, ago_s: float | None, *, expected: bool = False, restart_in_s: float | None = None
+) -> ComponentExited:
     return ComponentExited(
         host=host,
         incarnation=run.key.incarnation,
@@ -367,6 +372,7 @@ def _exited(host: str, run: Run, detail: str, *, expected: bool = False, restart
         detail=detail,
         expected=expected,
         restart_in_s=restart_in_s,
+        ended_ago_s=ago_s,
     )
 
 

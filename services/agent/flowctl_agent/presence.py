@@ -1,6 +1,8 @@
 """The host in the journal: joined, alive, left. An agent that finds another one in its place gives up."""
 
 import asyncio
+import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -9,11 +11,13 @@ from flowctl.clock import Clock
 from flowctl.decision import Decision
 from flowctl.errors import FlowctlError, JournalUnavailableError, RefusedError
 from flowctl.fleet import Fleet
-from flowctl.journal.events import Aggregate, HostJoined, HostLeft
+from flowctl.journal.events import Aggregate, HostJoined, HostLeft, HostReconnected
 from flowctl.journal.log import Draft, Entry, Heartbeats, HostBeat
 from flowctl.projection import Projection, retrying
 
 LEAVE_S: Final = 3.0
+MIN_AWAY_S: Final = 0.5
+"""Shorter absences of the journal are nothing to write about."""
 
 log = logging.getLogger("flowctl.agent.presence")
 
@@ -23,7 +27,8 @@ def join(fleet: Fleet, host: str, joined: HostJoined) -> Decision:
     known = fleet.hosts.get(host)
     if known is not None and known.status == "up" and known.joined == joined:
         return []
-    return [Draft(Aggregate.of_host(host), joined)]
+    again = known is not None and known.joined.agent == joined.agent
+    return [Draft(Aggregate.of_host(host), joined, known.seq if known is not None and again else 0)]
 
 
 def leave(fleet: Fleet, host: str, agent: str, reason: str) -> Decision:
@@ -32,6 +37,14 @@ def leave(fleet: Fleet, host: str, agent: str, reason: str) -> Decision:
     if known is None or known.joined.agent != agent or known.status == "left":
         return []
     return [Draft(Aggregate.of_host(host), HostLeft(reason=reason))]
+
+
+def reconnected(fleet: Fleet, host: str, agent: str, away_s: float) -> Decision:
+    """Must it be told that the journal was out of reach? Only by the agent that is there."""
+    known = fleet.hosts.get(host)
+    if known is None or known.joined.agent != agent or away_s < MIN_AWAY_S:
+        return []
+    return [Draft(Aggregate.of_host(host), HostReconnected(away_s=round(away_s, 3)))]
 
 
 class Presence:
@@ -59,6 +72,7 @@ class Presence:
         self._interval_s = interval_s
         self._count = count
         self._joined_seq: int | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Announce the host, however long the journal is away, and begin to beat."""
@@ -66,12 +80,14 @@ class Presence:
         self._joined_seq = self._projection.fleet.seq
         self._projection.listen(self._heard)
         self.running = asyncio.create_task(self._beat(), name="agent-beats")
+        self._watching = asyncio.create_task(self._watch_absences(), name="agent-absences")
 
     async def stop(self, reason: str) -> None:
         """Sign the host off, if the journal is there."""
-        if self.running is not None:
-            self.running.cancel()
-            await asyncio.gather(self.running, return_exceptions=True)
+        tasks = [task for task in (self.running, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._joined_seq is None:
             return
         try:
@@ -96,6 +112,23 @@ class Presence:
             f"another agent has joined as host {self._host}", hint="give each host a name of its own with --name"
         )
         self.lost.set()
+
+    async def _watch_absences(self) -> None:
+        """Tell of every absence of the journal once it is back: what happened meanwhile nobody could write."""
+        projection = self._projection
+        while True:
+            await projection.changed()
+            since_ns = projection.unavailable_since_ns
+            if since_ns is None:
+                continue
+            while projection.unavailable_since_ns is not None:
+                await projection.changed()
+            away_s = (projection.journal.now_ns() - since_ns) / 1e9
+            with contextlib.suppress(FlowctlError):  # gone again: that absence will be told, a longer one
+                await self._projection.decide(
+                    functools.partial(reconnected, host=self._host, agent=self._joined.agent, away_s=away_s),
+                    actor=f"agent/{self._host}",
+                )
 
     async def _beat(self) -> None:
         while True:

@@ -61,7 +61,7 @@ def probed(fleet: Fleet, key: RunKey, detail: str | None) -> Decision:
     if healthy == (instance.probe is None or instance.probe.healthy):
         return []
     event = ComponentProbed(incarnation=key.incarnation, healthy=healthy, detail=detail or "")
-    return [Draft(Aggregate.of_instance(key.instance), event)]
+    return [Draft(Aggregate.of_instance(key.instance), event, instance.probe_seq or instance.run_assignment)]
 
 
 async def check_once(client: "httpx.AsyncClient", url: str, timeout_s: float) -> str | None:
@@ -138,9 +138,15 @@ class Prober:
             if 0 < failures < target.check.failures:
                 continue
             try:
-                await self._projection.decide(lambda fleet: probed(fleet, target.key, detail), actor=f"agent/{self._host}")  # noqa: B023
+                await self._tell(target.key, detail)
             except FlowctlError as error:  # told after the next check, if it is still so
                 log.debug("the check of %s could not be told: %s", target.key, error)
+
+    async def _tell(self, key: RunKey, detail: str | None) -> None:
+        correlation = self._projection.fleet.correlation_of(key.instance.pipeline)
+        await self._projection.decide(
+            lambda fleet: probed(fleet, key, detail), actor=f"agent/{self._host}", correlation=correlation
+        )
 
     def _http(self) -> "httpx.AsyncClient":
         if self._client is None:

@@ -191,7 +191,7 @@ class Reconciler:
                 log.info("stopping %s: %s", action.key, action.reason)
                 await self._driver.stop(action.key, action.timeout_s)
             case plan.ReportStart():
-                await self._decide(lambda fleet: plan.started(fleet, self._host, action.run))
+                await self._decide(action.run.key.instance, lambda fleet: plan.started(fleet, self._host, action.run))
             case plan.ReportExit():
                 await self._report(action.run)
             case plan.Forget():
@@ -203,14 +203,19 @@ class Reconciler:
             case plan.Wait():
                 pass
 
-    async def _decide(self, decide: Callable[[Fleet], Decision]) -> list[Entry]:
-        return await self._projection.decide(decide, actor=self._actor)
+    async def _decide(self, instance: InstanceId, decide: Callable[[Fleet], Decision]) -> list[Entry]:
+        correlation = self._projection.fleet.correlation_of(instance.pipeline)
+        return await self._projection.decide(decide, actor=self._actor, correlation=correlation)
 
     async def _report(self, run: Run) -> None:
         def decide(fleet: Fleet) -> Decision:
-            return plan.exit_of(fleet, self._host, run, self._projection.journal.now_ns(), self._seed)
+            ago_s = max(0, self._clock.wall_ns() - run.exited_ns) / 1e9 if run.exited_ns else None
+            now_ns = self._projection.journal.now_ns()
+            return plan.exit_of(
+                fleet, self._host, run, now_ns, self._seed, ended_ago_s=None if ago_s is None else round(ago_s, 6)
+            )
 
-        for entry in await self._decide(decide):
+        for entry in await self._decide(run.key.instance, decide):
             if isinstance(entry.event, ComponentExited):
                 self._metrics.exits.labels(expected=str(entry.event.expected).lower()).inc()
                 self._metrics.restarts.inc(entry.event.restart_in_s is not None)
@@ -220,7 +225,7 @@ class Reconciler:
                 log.warning("%s failed: %s", run.key.instance, entry.event.reason)
 
     async def _fail(self, action: plan.Fail) -> None:
-        if await self._decide(lambda fleet: plan.fail(fleet, self._host, action)):
+        if await self._decide(action.instance, lambda fleet: plan.fail(fleet, self._host, action)):
             self._metrics.failures.inc()
             log.warning("%s failed: %s", action.instance, action.reason)
 
@@ -280,7 +285,7 @@ class Reconciler:
         def decide(fleet: Fleet) -> Decision:
             return plan.claim(fleet, self._host, action, self._projection.journal.now_ns(), self._drivers)
 
-        entries = await self._decide(decide)
+        entries = await self._decide(action.instance, decide)
         del self._claims[action.instance]
         for entry in entries:
             if isinstance(entry.event, ComponentStarting):

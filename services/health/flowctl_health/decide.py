@@ -64,13 +64,13 @@ def _judge_instance(observed: Observed, instance: Instance, silence_ns: int) -> 
     if probe is not None and probe.incarnation == instance.incarnation and not probe.healthy:
         if _is_unhealthy(instance, SILENT) and not _speaks(observed, heard_ns, silence_ns):
             return None
-        return _unhealthy(
-            instance, PROBE_FAILS, f"{PROBE_FAILS}: {probe.detail}" if probe.detail else PROBE_FAILS, beat_ns=beat_ns
-        )
+        reason = f"{PROBE_FAILS}: {probe.detail}" if probe.detail else PROBE_FAILS
+        return _unhealthy(instance, PROBE_FAILS, reason, beat_ns=beat_ns, causation=instance.probe_seq)
     if instance.status == "healthy" or not _speaks(observed, heard_ns, silence_ns):
         return None
     reason = "heartbeats are back" if _is_unhealthy(instance, SILENT) else "heartbeats arrive and no probe fails"
-    return _changed(instance, "healthy", reason, beat_ns=beat_ns)
+    cause = instance.probe_seq if _is_unhealthy(instance, PROBE_FAILS) and instance.probe_seq else instance.status_seq
+    return _changed(instance, "healthy", reason, beat_ns=beat_ns, causation=cause)
 
 
 def _speaks(observed: Observed, heard_ns: int, silence_ns: int) -> bool:
@@ -88,13 +88,17 @@ def _is_unhealthy(instance: Instance, cause: str) -> bool:
     return instance.status == "unhealthy" and instance.status_reason.startswith(cause)
 
 
-def _unhealthy(instance: Instance, cause: str, reason: str, *, silence_ns: int = 0, beat_ns: int = 0) -> Draft | None:
+def _unhealthy(
+    instance: Instance, cause: str, reason: str, *, silence_ns: int = 0, beat_ns: int = 0, causation: int = 0
+) -> Draft | None:
     if _is_unhealthy(instance, cause):
         return None
-    return _changed(instance, "unhealthy", reason, silence_ns=silence_ns, beat_ns=beat_ns)
+    return _changed(instance, "unhealthy", reason, silence_ns=silence_ns, beat_ns=beat_ns, causation=causation)
 
 
-def _changed(instance: Instance, status: Status, reason: str, *, silence_ns: int = 0, beat_ns: int = 0) -> Draft:
+def _changed(
+    instance: Instance, status: Status, reason: str, *, silence_ns: int = 0, beat_ns: int = 0, causation: int = 0
+) -> Draft:
     event = ComponentStatusChanged(
         incarnation=instance.incarnation,
         status=status,
@@ -103,7 +107,7 @@ def _changed(instance: Instance, status: Status, reason: str, *, silence_ns: int
         silence_s=round(silence_ns / 1e9, 3) if silence_ns else None,
         last_heartbeat_ms=_ms(beat_ns),
     )
-    return Draft(Aggregate.of_instance(instance.id), event)
+    return Draft(Aggregate.of_instance(instance.id), event, causation)
 
 
 def _judge_host(observed: Observed, host: Host, silence_ns: int) -> Draft | None:
@@ -118,7 +122,7 @@ def _judge_host(observed: Observed, host: Host, silence_ns: int) -> Draft | None
         lost = HostLost(silence_s=round(silent_ns / 1e9, 3), last_heartbeat_ms=_ms(beat_ns))
         return Draft(Aggregate.of_host(host.name), lost)
     if host.status == "lost" and window.last_ns - beat_ns <= silence_ns:
-        return Draft(Aggregate.of_host(host.name), HostRecovered())
+        return Draft(Aggregate.of_host(host.name), HostRecovered(), host.seq)
     return None
 
 

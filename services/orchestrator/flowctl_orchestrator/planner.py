@@ -107,8 +107,7 @@ class Planner:
             limit = max(1, limit // 2)
             return drafts
 
-        state = self._projection.fleet.pipelines.get(name)
-        correlation = state.correlation if state is not None else ""
+        correlation = self._projection.fleet.correlation_of(name)
         entries = await self._projection.decide(follows, actor=self._actor, correlation=correlation)
         if made.next_wake_ns is not None:
             self._wakes_ns[name] = made.next_wake_ns

@@ -77,7 +77,20 @@ def deregister(fleet: Fleet, request: Deregister) -> Decision:
     if (refused := _unknown(fleet, request.caller)) is not None:  # what an earlier run has left may say that it ends, too
         return refused
     event = ComponentDeregistered(incarnation=request.caller.incarnation, reason=request.reason, detail=request.detail)
-    return [_draft(request.caller.instance, event)]
+    return [_draft(request.caller.instance, event, _cause_of_end(fleet, fleet.instances[request.caller.instance], request))]
+
+
+def _cause_of_end(fleet: Fleet, instance: Instance, request: Deregister) -> int:
+    """The entry that led to a good-bye: what took the assignment away, the last input's completion, or the assignment itself."""
+    assignment = instance.assignment
+    if assignment is None:
+        return instance.withdrawn_seq
+    if request.reason == "completed":
+        inputs = {each.from_ for each in assignment.component.upstreams}
+        members = fleet.members.get(instance.id.pipeline, ())
+        completed = max((each.completed_seq for each in members if each.completed and each.id.component in inputs), default=0)
+        return completed or assignment.seq
+    return assignment.seq
 
 
 def commit_checkpoint(fleet: Fleet, request: Commit) -> Decision:
@@ -98,7 +111,8 @@ def commit_checkpoint(fleet: Fleet, request: Commit) -> Decision:
             )
         if (request.position, cursor) == (last.position, last.cursor):
             return []
-    return [_draft(instance.id, CheckpointCommitted(incarnation=caller.incarnation, position=request.position, cursor=cursor))]
+    committed = CheckpointCommitted(incarnation=caller.incarnation, position=request.position, cursor=cursor)
+    return [_draft(instance.id, committed, instance.run_assignment)]
 
 
 def admit(fleet: Fleet, caller: Caller) -> Rejected | None:

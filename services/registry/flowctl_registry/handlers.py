@@ -44,7 +44,7 @@ class Handlers:
 
     async def register(self, request: Register) -> Checkpoint | None:
         """Announce an instance; returns its last checkpoint."""
-        await self.decide(lambda fleet: decide.register(fleet, request))
+        await self.decide(lambda fleet: decide.register(fleet, request), request.caller.instance.pipeline)
         return self._projection.fleet.instances[request.caller.instance].checkpoint
 
     def heartbeat_interval_ms(self, pipeline: str) -> int:
@@ -60,11 +60,11 @@ class Handlers:
 
     async def deregister(self, request: Deregister) -> None:
         """End an instance on purpose."""
-        await self.decide(lambda fleet: decide.deregister(fleet, request))
+        await self.decide(lambda fleet: decide.deregister(fleet, request), request.caller.instance.pipeline)
 
     async def commit_checkpoint(self, request: Commit) -> None:
         """Remember how far a source has come."""
-        await self.decide(lambda fleet: decide.commit_checkpoint(fleet, request))
+        await self.decide(lambda fleet: decide.commit_checkpoint(fleet, request), request.caller.instance.pipeline)
 
     async def watch(self, caller: Caller) -> AsyncGenerator[tuple[int, Topology]]:
         """The caller's neighbours, see ``Watches.watch``."""
@@ -106,13 +106,14 @@ class Handlers:
             unknown_since_s=None if since_ns is None else max(0.0, (projection.journal.now_ns() - since_ns) / 1e9),
         )
 
-    async def decide(self, decision: Callable[[Fleet], Decision]) -> None:
+    async def decide(self, decision: Callable[[Fleet], Decision], pipeline: str) -> None:
         """Decide and append; a refusal only after all of the journal was read."""
+        projection = self._projection
         try:
-            await self._projection.decide(decision, actor=self._actor)
+            await projection.decide(decision, actor=self._actor, correlation=projection.fleet.correlation_of(pipeline))
         except RefusedError:
             await self._catch_up()
-            await self._projection.decide(decision, actor=self._actor)
+            await projection.decide(decision, actor=self._actor, correlation=projection.fleet.correlation_of(pipeline))
 
     async def admit(self, caller: Caller) -> None:
         """Return if the caller may speak for its instance."""

@@ -69,7 +69,7 @@ class Letters:
 
     async def settle(self, settlement: Settlement) -> None:
         """Remember what came of redriven letters."""
-        await self._handlers.decide(lambda fleet: redrives.settle(fleet, settlement))
+        await self._handlers.decide(lambda fleet: redrives.settle(fleet, settlement), settlement.caller.instance.pipeline)
 
     async def redrive(self, request: api.RedriveLetters) -> api.Redriving:
         """Have letters processed once more.

@@ -78,7 +78,8 @@ def settle(fleet: Fleet, settlement: Settlement) -> Decision:
     caller = settlement.caller
     if (refused := admit(fleet, caller)) is not None:
         return refused
-    open_ = fleet.instances[caller.instance].redriving
+    instance = fleet.instances[caller.instance]
+    open_ = instance.redriving
     outcomes = {outcome.number: outcome for outcome in settlement.outcomes if outcome.number in open_}
     events: list[ComponentLettersRedriven] = []
     delivered = sorted(number for number, outcome in outcomes.items() if outcome.delivered)
@@ -89,4 +90,4 @@ def settle(fleet: Fleet, settlement: Settlement) -> Decision:
         for number, outcome in sorted(outcomes.items())
         if not outcome.delivered
     ]
-    return [Draft(Aggregate.of_instance(caller.instance), event) for event in events]
+    return [Draft(Aggregate.of_instance(caller.instance), event, instance.redrive_seq) for event in events]
