@@ -24,6 +24,7 @@ from flowctl_sdk.wire import CHANNEL_OPTIONS, METHOD, PROTOCOL
 WELCOME_TIMEOUT_S: Final = 5.0
 FIRST_BACKOFF_S: Final = 0.02
 MAX_BACKOFF_S: Final = 0.5
+LEAVE_TIMEOUT_S: Final = 1.0
 
 _log = logging.getLogger("flowctl.stream")
 
@@ -54,6 +55,7 @@ class Edge:
         self._done_up_to = -1
         self._told_up_to = -1
         self._closing = False
+        self._leaving = False
         self.task: asyncio.Task[None] | None = None
         self.connected = False
         self.ended = False
@@ -98,19 +100,26 @@ class Edge:
         self._upstream.incarnation = incarnation
         self._moved.set()
 
-    def leave(self) -> None:
-        """The upstream is no longer one: end the connection."""
-        if self.task is not None:
-            self.task.cancel()
-
     def close_intake(self) -> None:
         """Take nothing more in; go on acknowledging."""
         self._closing = True
 
+    async def leave(self) -> None:
+        """End the connection in good order: say what is done, end our side, and let the upstream end the stream.
+
+        A stream that is cut takes with it what is under way; one that the upstream ends was read to its last acknowledgement.
+        Returns when that is so, or after a second at most.
+        """
+        self._closing = self._leaving = True
+        (self._wake if self.connected else self._moved).set()
+        if self.task is not None:
+            await asyncio.wait((self.task,), timeout=LEAVE_TIMEOUT_S)
+            self.task.cancel()
+
     async def run(self) -> None:
-        """Stay connected until cancelled."""
+        """Stay connected until cancelled, or left."""
         failures = 0
-        while True:
+        while not self._leaving:
             if not self._address:
                 await self._moved.wait()
                 failures = 0
@@ -219,10 +228,11 @@ class Edge:
     async def _receive(self, call: Call, window: Window, expected: int) -> None:
         while True:
             raw = await call.read()
-            if not isinstance(raw, bytes) or self._closing:
-                if isinstance(raw, bytes):
-                    await asyncio.Event().wait()
+            if not isinstance(raw, bytes):
                 return
+            if self._closing:
+                # Not taken in, and so sent again to whoever comes after; but read, so that the end behind it is.
+                continue
             message = _parse(raw)
             match message.WhichOneof("message"):
                 case "batch":
@@ -257,8 +267,10 @@ class Edge:
         return end
 
     async def _tell(self, call: Call, window: Window) -> None:
-        """Acknowledge what is done and grant new credit, at most about once a millisecond."""
+        """Acknowledge what is done and grant new credit, at most about once a millisecond; end our side when we leave."""
         pace = Pace()
+        if self._leaving:
+            self._wake.set()
         while True:
             await self._wake.wait()
             wait_ns = pace.wait_ns(time.monotonic_ns(), 0)
@@ -273,6 +285,9 @@ class Edge:
                 self._settled.ring()
             if grant is not None:
                 await call.write(FromDownstream(credit=Credit(events=grant[0], bytes=grant[1])).SerializeToString())
+            if self._leaving and self._told_up_to >= self._done_up_to:
+                await call.done_writing()
+                return
             pace.sent(time.monotonic_ns())
 
 

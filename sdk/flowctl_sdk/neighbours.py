@@ -1,6 +1,7 @@
 """The instances around this one: follows the topology, dials upstreams, serves downstreams, knows when nothing can follow."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,7 @@ from flowctl_sdk.wire import SERVER_OPTIONS, peer
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 CLOSE_GRACE_S: Final = 0.25
+PART_TIMEOUT_S: Final = 2.0
 
 _log = logging.getLogger("flowctl.instance")
 
@@ -91,7 +93,7 @@ class Neighbours:
             edge.ended |= upstream.completed
             edge.move("" if upstream.completed else upstream.address, instance.incarnation)
         for key in [key for key in self.edges if key not in wanted]:
-            self.edges.pop(key).leave()
+            self._spawn(self._part(self.edges.pop(key)))
         self._completed = bool(topology.upstreams) and all(upstream.completed for upstream in topology.upstreams)
         self.settled.ring()
 
@@ -128,6 +130,14 @@ class Neighbours:
         return over and self.idle and self.end_known
 
     @property
+    def drained(self) -> bool:
+        """Whether an instance that stops has nothing more to wait for.
+
+        A downstream that has left will not acknowledge what it was sent. An upstream of ours sends the inputs of that again.
+        """
+        return self.inbox.idle and self.router.awaited == 0 and all(edge.told for edge in self.edges.values())
+
+    @property
     def idle(self) -> bool:
         """Whether what has come is worked off, passed on and acknowledged in both directions."""
         return self.inbox.idle and self.router.outstanding == 0 and all(edge.told for edge in self.edges.values())
@@ -152,6 +162,18 @@ class Neighbours:
         for edge in self.edges.values():
             edge.close_intake()
         self.settled.ring()
+
+    async def _part(self, edge: Edge) -> None:
+        """Work off what came from an upstream that is no longer one, if it does not take long, and take leave of it."""
+        edge.close_intake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PART_TIMEOUT_S):
+                await self.settled.until(lambda: edge.in_flight == 0)
+        await edge.leave()
+
+    async def leave(self) -> None:
+        """Take leave of the upstreams: they know then what is done."""
+        await asyncio.gather(*(edge.leave() for edge in self.edges.values()))
 
     @property
     def intake_over(self) -> bool:

@@ -64,6 +64,8 @@ class Outbox:
 
     ``changed`` is called when there is something new to send. ``events`` and ``size`` count what is kept. ``epoch`` tells this
     sequence of offsets from any other that the instance had for the same downstream. ``allowance`` is that of the open stream.
+    ``left`` says that the downstream ended its last stream itself, in good order, and has not come back; ``leaving`` that it gets
+    nothing more and works off what it was given.
     ``delivery`` counts acknowledged events by the time since they were given to the edge, in the buckets of ``flowctl.latency``;
     ``clock`` is a monotonic one, in nanoseconds, asked once a batch.
     """
@@ -74,6 +76,8 @@ class Outbox:
         self.allowance: Allowance | None = None
         self.changed: Callable[[], None] = _nothing
         self.connected = False
+        self.left = False
+        self.leaving = False
         self.events = 0
         self.size = 0
         self.next_offset = 0

@@ -53,6 +53,8 @@ class Group:
         self._acked_before = 0
         self._dropped_before = 0
         self.members: dict[int, Outbox] = {}
+        # Of instances that are no members any more, and still acknowledge what they were given.
+        self._leaving: dict[int, Outbox] = {}
         self._order: list[Outbox] = []
         self._keys: KeysOf | None = None
         # Entries that had to leave their instance while no other was there.
@@ -64,17 +66,17 @@ class Group:
     @property
     def outstanding(self) -> int:
         """Events that are not acknowledged."""
-        return sum(outbox.events for outbox in self._order) + sum(entry.count for entry in self._homeless)
+        return sum(outbox.events for _, outbox in self.outboxes()) + sum(entry.count for entry in self._homeless)
 
     @property
     def acked_total(self) -> int:
         """Events that were acknowledged, by instances that have left too."""
-        return self._acked_before + sum(outbox.acked_total for outbox in self._order)
+        return self._acked_before + sum(outbox.acked_total for _, outbox in self.outboxes())
 
     @property
     def dropped_total(self) -> int:
         """Events that were dropped."""
-        return self._dropped_before + sum(outbox.dropped_total for outbox in self._order)
+        return self._dropped_before + sum(outbox.dropped_total for _, outbox in self.outboxes())
 
     @property
     def ready(self) -> bool:
@@ -94,14 +96,28 @@ class Group:
             return not any(outbox.full for outbox in self._order)
         return not all(outbox.full for outbox in self._order)
 
+    def outboxes(self) -> list[tuple[int, Outbox]]:
+        """Of all instances by index, those too that leave."""
+        return [*self.members.items(), *self._leaving.items()]
+
     def apply(self, spec: GroupSpec) -> None:
-        """Take a new membership: what an instance that left has not acknowledged goes to those that stay."""
-        leaving = {index: self.members.pop(index) for index in list(self.members) if index not in spec.members}
-        orphans = [*self._homeless, *(entry for outbox in leaving.values() for entry in outbox.clear())]
-        self._acked_before += sum(outbox.acked_total for outbox in leaving.values())
-        self._dropped_before += sum(outbox.dropped_total for outbox in leaving.values())
-        changed = bool(leaving) or any(index not in self.members for index in spec.members)
-        self._homeless = []
+        """Take a new membership.
+
+        An instance that leaves while it is connected may work off what it was given: see ``retire``. What one that is away has
+        not acknowledged goes to those that stay.
+        """
+        gone = [index for index in self.members if index not in spec.members]
+        changed = bool(gone) or any(index not in self.members for index in spec.members)
+        orphans, self._homeless = self._homeless, []
+        for index in [index for index in self._leaving if index in spec.members]:
+            orphans += self._forget(self._leaving.pop(index))
+        for index in gone:
+            outbox = self.members.pop(index)
+            outbox.leaving = outbox.connected and outbox.events > 0
+            if outbox.leaving:
+                self._leaving[index] = outbox
+            else:
+                orphans += self._forget(outbox)
         if self._keys is None or spec.partition_by != self.spec.partition_by:
             self._keys = keys_of(spec.partition_by) if spec.partition_by else None
         self.spec = spec
@@ -111,9 +127,21 @@ class Group:
         self._order = [self.members[index] for index in sorted(self.members)]
         self._reroute(orphans)
         if spec.drops:
-            for outbox in self._order:
+            for _, outbox in self.outboxes():
                 outbox.let_go()
         self._held = self._keys is not None and (self._held or changed) and self.outstanding > 0
+
+    def retire(self, index: int) -> None:
+        """An instance that leaves has acknowledged everything, or its stream is over: the rest goes to those that stay."""
+        if (outbox := self._leaving.pop(index, None)) is not None:
+            self._reroute(self._forget(outbox))
+
+    def _forget(self, outbox: Outbox) -> list[Entry]:
+        """What has to go elsewhere; the outbox's totals are kept."""
+        outbox.leaving = False
+        self._acked_before += outbox.acked_total
+        self._dropped_before += outbox.dropped_total
+        return outbox.clear()
 
     def route(self, columns: Columns, encoded: bytes, pendings: Sequence[Held]) -> None:
         """Give a batch, not larger than a message, to the group's instances. Needs ``ready``."""
@@ -135,8 +163,9 @@ class Group:
 
     def abandon(self) -> None:
         """The group is gone: whatever it has not acknowledged counts as done."""
-        entries = [*self._homeless, *(entry for outbox in self._order for entry in outbox.clear())]
+        entries = [*self._homeless, *(entry for _, outbox in self.outboxes() for entry in outbox.clear())]
         self.members.clear()
+        self._leaving.clear()
         self._order = []
         self._homeless = []
         for entry in entries:
@@ -202,6 +231,11 @@ class Router:
         """Events that some instance has not acknowledged."""
         return sum(group.outstanding for group in self.groups.values())
 
+    @property
+    def awaited(self) -> int:
+        """Events that some instance has not acknowledged and may yet."""
+        return self.outstanding - sum(outbox.events for _, outbox in self.outboxes() if outbox.left)
+
     def waiting_for(self) -> list[str]:
         """The components that keep ``ready`` False."""
         return [name for name, group in self.groups.items() if not group.ready]
@@ -228,8 +262,13 @@ class Router:
         return None if group is None else group.members.get(index)
 
     def outboxes(self) -> list[tuple[MemberName, Outbox]]:
-        """Of all downstream instances, by component and index."""
-        return [((name, index), outbox) for name, group in self.groups.items() for index, outbox in group.members.items()]
+        """Of all downstream instances, by component and index; of those too that leave."""
+        return [((name, index), outbox) for name, group in self.groups.items() for index, outbox in group.outboxes()]
+
+    def retire(self, component: str, index: int) -> None:
+        """See ``Group.retire``."""
+        if (group := self.groups.get(component)) is not None:
+            group.retire(index)
 
     def dispatch(self, columns: Columns, pendings: Sequence[Held]) -> None:
         """Give a batch to every group; ``pendings`` stay open until all of it is acknowledged. Needs ``ready``.

@@ -237,7 +237,7 @@ class Runtime:
             if redrives is not None:
                 redrives.close_intake()
             neighbours.close_intake()
-            await neighbours.settled.until(lambda: neighbours.idle and (redrives is None or redrives.drained))
+            await neighbours.settled.until(lambda: neighbours.drained and (redrives is None or redrives.drained))
         self._end(Ending("stopped"))
 
     async def _depart(self, ending: Ending) -> int:
@@ -245,6 +245,8 @@ class Runtime:
         if ending.reason == "failed":
             _log.error("%s", ending.detail)
         self._meters.narrate()
+        if ending.reason != "superseded":
+            await self._neighbours.leave()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=1.0) if self._tasks else None

@@ -109,11 +109,14 @@ class EventStream:
         self._onlookers.close()
 
     def members_changed(self) -> None:
-        """The router has a new topology: streams of those that left end, and those who waited to be in it go on."""
+        """The router has a new topology: streams of those that left and owe nothing end; those who waited to be in it go on."""
         self._members.ring()
         for (component, index), link in list(self._links.items()):
-            if self._router.outbox(component, index) is not link.outbox:
-                link.end(grpc.StatusCode.UNAVAILABLE, f"{component}.{index} is no longer a downstream of {self._me}")
+            if self._router.outbox(component, index) is not link.outbox and not link.outbox.leaving:
+                self._dismiss(link)
+
+    def _dismiss(self, link: Link) -> None:
+        link.end(grpc.StatusCode.UNAVAILABLE, f"{link.name} is no longer a downstream of {self._me}")
 
     @property
     def end_told(self) -> bool:
@@ -211,6 +214,7 @@ class EventStream:
         self._links[link.key] = link
         link.outbox.changed = link.wake.set
         link.outbox.connected = True
+        link.outbox.left = False
         link.outbox.allowance = link.allowance
         _log.debug("downstream connected: %s (incarnation %d)", link.name, link.incarnation)
 
@@ -219,6 +223,9 @@ class EventStream:
             del self._links[link.key]
             link.outbox.connected = False
             link.outbox.allowance = None
+            if link.outbox.leaving:
+                self._router.retire(*link.key)
+                self._room.ring()
             _log.debug("downstream disconnected: %s", link.name)
 
     async def _send(self, context: ServicerContext, link: Link) -> None:
@@ -245,7 +252,7 @@ class EventStream:
             while True:
                 raw = await context.read()
                 if not isinstance(raw, bytes):
-                    return link.end(grpc.StatusCode.CANCELLED, "the downstream ended its side of the stream")
+                    return self._left(link)
                 message = _parse(raw)
                 match message.WhichOneof("message"):
                     case "ack":
@@ -260,8 +267,19 @@ class EventStream:
     def _acknowledge(self, link: Link, ack: Ack) -> None:
         if self._current(link):
             link.outbox.acknowledge(ack.up_to)
+            if link.outbox.leaving and not link.outbox.events:
+                self._router.retire(*link.key)
+                self._dismiss(link)
             self._room.ring()
             self._settled.ring()
+
+    def _left(self, link: Link) -> None:
+        """The downstream has ended its side: it is going, and everything that it acknowledged has been read."""
+        if self._current(link):
+            link.outbox.left = True
+            self._settled.ring()
+        link.closing = True
+        link.wake.set()
 
     def _grant(self, link: Link, credit: Credit) -> None:
         link.allowance.add(credit.events, credit.bytes)

@@ -18,6 +18,7 @@ from flowctl_sdk.routing import GroupSpec, Router
 from flowctl_sdk.signals import Bell
 from flowctl_sdk.upstream import EventStream
 from flowctl_sdk.wire import CHANNEL_OPTIONS, METHOD, SERVER_OPTIONS
+from support.polling import eventually
 
 ME = InstanceId("test", "numbers", 0)
 
@@ -263,12 +264,49 @@ async def test_a_newer_incarnation_must_be_sent_before_it_acknowledges(upstream:
 
 
 async def test_half_close(upstream: Upstream):
-    """A downstream that ends its side ends the stream; its events wait for the next."""
+    """A downstream that ends its side ends the stream, in order: what it acknowledged counts, the rest waits for the next."""
     async with call(upstream.address) as stream:
         await send(stream, hello())
+        await receive(stream)
+        await receive(stream)
+        await send(stream, FromDownstream(ack=Ack(up_to=3)))
+        await stream.done_writing()
+        assert (await ends(stream))[0] == grpc.StatusCode.OK
+    assert upstream.outbox("store").events == 6
+    assert upstream.outbox("store").left
+    assert upstream.router.awaited == 10
+    async with call(upstream.address) as stream:
+        await send(stream, hello())
+        assert (await receive(stream)).welcome.first_offset == 4
+        assert len((await receive(stream)).batch.payloads) == 6
+        assert upstream.router.awaited == 16
+
+
+async def test_an_instance_that_was_scaled_away_works_off_what_it_has(upstream: Upstream):
+    """Its stream ends when it has acknowledged everything, and none of it goes to another as well."""
+    async with call(upstream.address) as stream:
+        await send(stream, hello())
+        await receive(stream)
+        await receive(stream)
+        upstream.router.apply([GroupSpec("store", (1,)), GroupSpec("other", (0,))])
+        upstream.stream.members_changed()
+        await send(stream, FromDownstream(ack=Ack(up_to=9)))
+        assert "is no longer a downstream" in (await ends(stream))[1]
+    assert upstream.router.groups["store"].outstanding == 0
+    assert upstream.router.groups["store"].acked_total == 10
+
+
+async def test_an_instance_that_was_scaled_away_and_ends_leaves_the_rest_to_others(upstream: Upstream):
+    """What it has not acknowledged when its stream is over is sent to those that stay."""
+    async with call(upstream.address) as stream:
+        await send(stream, hello())
+        await receive(stream)
+        await receive(stream)
+        upstream.router.apply([GroupSpec("store", (1,)), GroupSpec("other", (0,))])
+        upstream.stream.members_changed()
+        await send(stream, FromDownstream(ack=Ack(up_to=3)))
         await stream.done_writing()
         await ends(stream)
-    async with call(upstream.address) as stream:
-        await send(stream, hello())
-        assert (await receive(stream)).welcome.first_offset == 0
-        assert len((await receive(stream)).batch.payloads) == 10
+    other = upstream.router.outbox("store", 1)
+    assert other is not None
+    await eventually(lambda: other.events == 6, "what is left, at the other")

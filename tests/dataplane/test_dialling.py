@@ -24,6 +24,10 @@ class Script:
         self.streams: list[Any] = []
         self.received: list[FromDownstream] = []
         self.cut = asyncio.Event()
+        # Cleared, what the downstream says is not heard for now.
+        self.listening = asyncio.Event()
+        self.listening.set()
+        self.heard_out = 0
         self.address = ""
         self.server: grpc.aio.Server | None = None
 
@@ -41,7 +45,10 @@ class Script:
 
         async def read() -> None:
             while isinstance(raw := await context.read(), bytes):
+                await self.listening.wait()
                 self.received.append(FromDownstream.FromString(raw))
+            self.heard_out += 1
+            cut.set()
 
         reader = asyncio.create_task(read())
         try:
@@ -96,7 +103,7 @@ async def line() -> AsyncIterator[Line]:
     script = Script()
     await script.start()
     line = Line(script)
-    running = asyncio.create_task(line.edge.run())
+    running = line.edge.task = asyncio.create_task(line.edge.run())
     line.edge.move(script.address, 1)
     yield line
     running.cancel()
@@ -225,3 +232,36 @@ async def test_end_of_stream(line: Line):
     await line.script.welcome()
     await line.script.say(FromUpstream(end_of_stream=EndOfStream(next_offset=0)))
     await eventually(lambda: line.edge.ended, "the end")
+
+
+async def test_leaving_loses_no_acknowledgement(line: Line):
+    """A downstream that leaves ends its side and waits for the upstream's: what it said last is heard, however late."""
+    await line.open()
+    await line.script.welcome()
+    line.script.listening.clear()
+    await line.script.batch(0, 5)
+    await line.payloads(5)
+    line.edge.close_intake()
+    line.arrived[0].pending.release()
+    leaving = asyncio.create_task(line.edge.leave())
+    await line.script.batch(5, 5)
+    await eventually(lambda: line.edge.told, "the acknowledgement written")
+    await asyncio.wait((leaving,), timeout=0.1)
+    assert not leaving.done(), "gone before it was heard"
+    line.script.listening.set()
+    await eventually(lambda: line.script.heard_out == 1, "the stream read to its end")
+    await leaving
+    assert line.script.acks() == [4]
+    assert line.edge.next_offset == 5
+    assert len(line.script.streams) == 1
+
+
+async def test_leaving_does_not_wait_for_a_deaf_upstream(line: Line, monkeypatch: pytest.MonkeyPatch):
+    """An upstream that does not end the stream is left after a while."""
+    monkeypatch.setattr("flowctl_sdk.downstream.LEAVE_TIMEOUT_S", 0.1)
+    await line.open()
+    await line.script.welcome()
+    line.script.listening.clear()
+    await eventually(lambda: line.edge.connected, "the welcome")
+    async with asyncio.timeout(5):
+        await line.edge.leave()

@@ -123,6 +123,53 @@ def test_sigterm_drains(stage: Stage):
     assert fleet.registry.checkpoints["numbers", 0][-1][0] == emitted - 1
 
 
+def test_a_restart_in_good_order_doubles_nothing(stage: Stage):
+    """SIGTERM to a processor and to the sink while events flow, and a new start: no acknowledgement is lost with a stream."""
+    fleet = line(stage)
+    for component in ("same", "store", "same", "store"):
+        goal = stored(stage) + 500
+        eventually(lambda goal=goal: stored(stage) > goal, "events in the sink")
+        fleet.running[component, 0].send_signal(signal.SIGTERM)
+        assert fleet.wait(component, timeout_s=10) == 0
+        fleet.start(component, component, config=stage.out("out"))
+    nothing_lost(stage, fleet)
+    assert len(stage.ids("out")) == COUNT
+
+
+def scaled_pair(stage: Stage, *, keeps_leaving: bool, count: int = COUNT, pause_s: float = 0.0) -> Fleet:
+    """Two replicas by key with events under way, the second of which was scaled away and asked to stop."""
+    fleet = stage(numbers=Node("source"), same=Node("processor", ("numbers",), 2, "payload.key"), store=Node("sink", ("same",)))
+    fleet.registry.keeps_leaving = keeps_leaving
+    fleet.start("numbers", "numbers", config={**PACED, "count": count})
+    fleet.start("same", "same", 0)
+    fleet.start("same", "same", 1, FLOWCTL_STOP_TIMEOUT_S="60")
+    fleet.start("store", "store", config={**stage.out("out"), "pause_s": pause_s})
+    eventually(lambda: stored(stage) > min(2_000, count // 10), "events in the sink")
+
+    def change(registry: FakeRegistry) -> None:
+        registry.graph["same"].replicas = 1
+
+    fleet.registry.update(change)
+    fleet.running["same", 1].send_signal(signal.SIGTERM)
+    return fleet
+
+
+def test_scaled_away_hands_over(stage: Stage):
+    """A replica that is scaled away works off what it was given, and nobody gets that again."""
+    fleet = scaled_pair(stage, keeps_leaving=True)
+    assert fleet.wait("same", 1, timeout_s=10) == 0
+    nothing_lost(stage, fleet)
+    assert len(stage.ids("out")) == COUNT
+
+
+def test_scaled_away_with_nobody_left_to_acknowledge(stage: Stage):
+    """Its downstreams have left it already: it does not wait for them, and others get what it had."""
+    fleet = scaled_pair(stage, keeps_leaving=False, count=12_000, pause_s=1.0)
+    assert fleet.wait("same", 1, timeout_s=10) == 0
+    assert "not acknowledged; they will be sent again" in fleet.log("same", 1)
+    nothing_lost(stage, fleet, 12_000)
+
+
 def test_sigterm_has_a_deadline(stage: Stage):
     """A source whose events nobody acknowledges still ends within its stop timeout, and commits nothing that is not safe."""
     fleet = stage(numbers=Node("source"), store=Node("sink", ("numbers",)))

@@ -40,6 +40,7 @@ class Receiver:
 
     def connect(self) -> None:
         self.incarnation += 1
+        self.outbox.connected = True
         self.next_expected = self.outbox.rewind(self.incarnation)
         self.allowance = Allowance(20, 2_000)
         self.arrived = []
@@ -91,6 +92,7 @@ def test_nothing_is_lost(seed: int, partition_by: str):
                 receivers[key] = Receiver(outbox)
         present = [receivers[key] for key, _ in router.outboxes()]
         names = {id(receivers[key]): key[0] for key, _ in router.outboxes()}
+        places = {id(receivers[key]): key for key, _ in router.outboxes()}
         match action:
             case "emit" if router.ready and position < 600:
                 count = chance.randint(1, 40)
@@ -104,8 +106,14 @@ def test_nothing_is_lost(seed: int, partition_by: str):
             case "ack":
                 receiver = chance.choice(present)
                 acknowledged[names[id(receiver)]] |= receiver.acknowledge(chance.choice([0.3, 1.0]))
+                if receiver.outbox.leaving and not receiver.outbox.events:
+                    router.retire(*places[id(receiver)])
             case "restart":
-                chance.choice(present).connect()
+                receiver = chance.choice(present)
+                if receiver.outbox.leaving:
+                    router.retire(*places[id(receiver)])
+                else:
+                    receiver.connect()
             case "members":
                 members = tuple(sorted(chance.sample(range(4), chance.randint(1, 4))))
                 specs["a"] = GroupSpec("a", members, partition_by)
@@ -130,7 +138,10 @@ def test_nothing_is_lost(seed: int, partition_by: str):
 
 @given(st.integers(0, 2**32))
 def test_order_per_key_survives_a_change_of_members(seed: int):
-    """With a key, events of one key arrive at the group in order, however its members change, if nobody has to be sent again."""
+    """With a key, events of one key arrive at the group in order, however its members change, and each of them once.
+
+    Whoever leaves works off what it was given; only who leaves and comes back at once is cut off from that.
+    """
     chance = random.Random(seed)
     acks: AckLog[int] = AckLog(lambda _: None)
     router = Router()
@@ -153,12 +164,13 @@ def test_order_per_key_survives_a_change_of_members(seed: int):
             receiver = chance.choice(present)
             receiver.receive(arrived)
             receiver.acknowledge(1.0)
+            if receiver.outbox.leaving and not receiver.outbox.events:
+                router.retire(*next(name for name, outbox in router.outboxes() if outbox is receiver.outbox))
         elif action == "members":
-            # Everything received is acknowledged, so whoever leaves has nothing that must be sent again.
             router.apply([GroupSpec("a", tuple(sorted(chance.sample(range(4), chance.randint(1, 4)))), "payload.key")])
     for key in range(7):
         of_key = [n for n in arrived if n % 7 == key]
-        assert of_key == sorted(of_key)
+        assert of_key == sorted(set(of_key))
 
 
 def test_an_input_is_done_when_every_group_has_acknowledged_it():

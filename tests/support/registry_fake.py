@@ -44,12 +44,16 @@ class Known:
 
 
 class FakeRegistry(control_grpc.ComponentRegistryServicer):
-    """``graph`` may be changed by ``update``; everything else is read only."""
+    """``graph`` may be changed by ``update``; everything else is read only.
+
+    ``keeps_leaving``: an instance that was scaled away stays an upstream until it has ended, as with the real registry.
+    """
 
     def __init__(self, graph: dict[str, Node], *, pipeline: str = "test", heartbeat_ms: int = 200) -> None:
         self.graph = graph
         self.pipeline = pipeline
         self.heartbeat_ms = heartbeat_ms
+        self.keeps_leaving = False
         self.known: dict[Key, Known] = {}
         self.checkpoints: dict[Key, list[tuple[int, bytes]]] = {}
         self.deregistered: list[tuple[Key, str, str]] = []
@@ -233,10 +237,19 @@ class FakeRegistry(control_grpc.ComponentRegistryServicer):
         incarnation = known.incarnation if known else 0
         return control.Instance(pipeline=self.pipeline, component=component, index=index, incarnation=incarnation)
 
+    def _upstreams(self, name: str) -> list[int]:
+        replicas = self.graph[name].replicas
+        leaving = [
+            index
+            for (component, index), known in self.known.items()
+            if component == name and index >= replicas and not known.ended
+        ]
+        return [*range(replicas), *(sorted(leaving) if self.keeps_leaving else ())]
+
     def _topology(self, component: str) -> control.Topology:
         topology = control.Topology()
         for name in self.graph[component].inputs:
-            for index in range(self.graph[name].replicas):
+            for index in self._upstreams(name):
                 known = self.known.get((name, index))
                 topology.upstreams.add(
                     instance=self._instance(name, index),

@@ -50,7 +50,9 @@ class EventStreamServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Subscribe(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """A downstream that leaves ends its side after its last acknowledgement, and reads on until the upstream, which has read that by
+        then, ends the stream with OK.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

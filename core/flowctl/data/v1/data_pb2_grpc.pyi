@@ -34,6 +34,9 @@ class EventStreamStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventStreamAsyncStub: ...
     Subscribe: _grpc.StreamStreamMultiCallable[_data_pb2.FromDownstream, _data_pb2.FromUpstream]
+    """A downstream that leaves ends its side after its last acknowledgement, and reads on until the upstream, which has read that by
+    then, ends the stream with OK.
+    """
     Tap: _grpc.UnaryStreamMultiCallable[_data_pb2.TapRequest, _data_pb2.TapBatch]
     """A sample of what the instance sends downstream, for people who look on. Takes no part in delivery: who taps too slowly misses
     events and holds nobody up. Ends when the instance does. An instance that cannot be tapped answers UNIMPLEMENTED.
@@ -43,6 +46,9 @@ class EventStreamStub:
 class EventStreamAsyncStub(EventStreamStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.StreamStreamMultiCallable[_data_pb2.FromDownstream, _data_pb2.FromUpstream]  # type: ignore[assignment]
+    """A downstream that leaves ends its side after its last acknowledgement, and reads on until the upstream, which has read that by
+    then, ends the stream with OK.
+    """
     Tap: _aio.UnaryStreamMultiCallable[_data_pb2.TapRequest, _data_pb2.TapBatch]  # type: ignore[assignment]
     """A sample of what the instance sends downstream, for people who look on. Takes no part in delivery: who taps too slowly misses
     events and holds nobody up. Ends when the instance does. An instance that cannot be tapped answers UNIMPLEMENTED.
@@ -54,7 +60,10 @@ class EventStreamServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_data_pb2.FromDownstream],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_data_pb2.FromUpstream], _abc.AsyncIterator[_data_pb2.FromUpstream]]: ...
+    ) -> _typing.Union[_abc.Iterator[_data_pb2.FromUpstream], _abc.AsyncIterator[_data_pb2.FromUpstream]]:
+        """A downstream that leaves ends its side after its last acknowledgement, and reads on until the upstream, which has read that by
+        then, ends the stream with OK.
+        """
 
     @_abc_1.abstractmethod
     def Tap(
