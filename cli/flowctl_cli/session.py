@@ -57,6 +57,14 @@ LogLevelOption = Annotated[
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.05, max=86_400, help="How long to wait for an answer.")
 ]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME|SEQ",
+        help="As it was then: after an entry of the journal (18231), at a time, or so long ago (`10 minutes ago`, 15m).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -3,12 +3,33 @@
 Needs nothing but the journal. Instants are the journal's own: the times that its server gave the entries.
 """
 
+import msgspec
+
 from flowctl.errors import UserError
 from flowctl.fleet import Fleet
 from flowctl.instants import Ago, AtSequence, AtTime, Instant, OnDay, iso_time, parse_instant, time_of
 from flowctl.journal.log import Journal, Store
 
-__all__ = ["Ago", "AtSequence", "AtTime", "Instant", "OnDay", "fleet_at", "parse_instant", "resolve"]
+__all__ = ["Ago", "AtSequence", "AtTime", "Instant", "Moment", "OnDay", "fleet_at", "moment", "parse_instant", "resolve"]
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """After entry ``seq``, and when it was (Unix nanoseconds by the journal): the time asked for, else that of the entry."""
+
+    seq: int
+    time_ns: int
+
+
+async def moment(store: Store, instant: Instant) -> Moment:
+    """The place of an instant in the journal, and its time.
+
+    Raises:
+        UserError, JournalUnavailableError: see ``resolve``.
+    """
+    seq = await resolve(store, instant)
+    if isinstance(instant, AtSequence):
+        return Moment(seq, (await store.journal.entry(seq)).time_ns if seq else 0)
+    return Moment(seq, time_of(instant, store.journal.now_ns()))
 
 
 async def resolve(store: Store, instant: Instant) -> int:
@@ -53,11 +74,11 @@ async def fleet_at(store: Store, seq: int) -> Fleet:
 
 async def _last_at(journal: Journal, time_ns: int, last: int) -> int:
     """The last of the first ``last`` entries whose time is not after ``time_ns``, by bisection."""
-    now_ns = journal.now_ns()
-    if time_ns > now_ns:
-        raise UserError(f"{iso_time(time_ns)} is in the future: by the journal it is {iso_time(now_ns)}")
     if not last:
         raise UserError(f"nothing was known at {iso_time(time_ns)}: the journal is empty")
+    now_ns = journal.now_ns()  # an estimate, never ahead of the server; the last entry may be
+    if time_ns > now_ns and time_ns > (await journal.entry(last)).time_ns:
+        raise UserError(f"{iso_time(time_ns)} is in the future: by the journal it is {iso_time(now_ns)}")
     begin_ns = (await journal.entry(1)).time_ns
     if begin_ns > time_ns:
         raise UserError(f"nothing was known at {iso_time(time_ns)}: the journal begins at {iso_time(begin_ns)}")

@@ -72,9 +72,8 @@ async def test_letters_are_read_by_pipeline_and_component(store: Store):
     assert [each.letter.position async for each in letters.read("orders", "parse", after=numbers[1])] == [4]
     assert [each async for each in letters.read("absent")] == []
     assert await letters.envelopes("orders", "parse") == [
-        Envelope(numbers[0], instance(0, "parse")),
-        Envelope(numbers[1], instance(1, "parse")),
-        Envelope(numbers[4], instance(0, "parse")),
+        Envelope(numbers[at], instance(index, "parse"), (await letters.get(numbers[at])).time_ns)
+        for at, index in ((0, 0), (1, 1), (4, 0))
     ]
     assert await letters.envelopes("absent") == []
 

@@ -1,14 +1,12 @@
 """The orchestrator as a service: on the in-memory journal with a clock of the test's own, and on a real one with endpoints."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
 
 import msgspec
 import pytest
 
 from flowctl import api
-from flowctl.clock import Clock, SystemClock, VirtualClock
+from flowctl.clock import VirtualClock
 from flowctl.endpoints import Endpoints, call
 from flowctl.errors import InvalidSpecError, NotFoundError, UserError
 from flowctl.ids import InstanceId
@@ -34,25 +32,10 @@ from flowctl.spec.model import Pipeline
 from flowctl_orchestrator.service import OrchestratorService
 from support.ledger import component, linear, pipeline
 from support.nats import connect, nats_server
+from support.orchestrators import orchestrator
 from support.polling import eventually
 
 ONE = InstanceId("orders", "numbers", 0)
-
-
-@contextlib.asynccontextmanager
-async def orchestrator(store: Store, *, clock: Clock | None = None, name: str = "one") -> AsyncGenerator[OrchestratorService]:
-    """An orchestrator without endpoints."""
-    projection = Projection(store.journal, clock=clock)
-    following = await projection.start()
-    context = ServiceContext(store=store, projection=projection, clock=clock or SystemClock())
-    service = OrchestratorService(context, load_settings(OrchestratorSettings, name=name))
-    await service.start()
-    try:
-        yield service
-    finally:
-        await service.stop()
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
 
 
 def projection_of(service: OrchestratorService) -> Projection:

@@ -10,13 +10,16 @@ import typer
 
 from flowctl import api
 from flowctl.errors import DeadlineError, FlowctlError, NotFoundError, UserError
+from flowctl.instants import Instant, parse_instant
 from flowctl.journal import subjects
 from flowctl.journal.events import ComponentLettersRedriven, ComponentRedriveRequested
+from flowctl.journal.letters import StoredLetter
 from flowctl.journal.log import Entry, Store
+from flowctl.past import moment
 from flowctl_cli import letters, plane
-from flowctl_cli.letters import Fate, LetterList, WholeLetter
+from flowctl_cli.letters import Fate, LetterList, LetterView, WholeLetter
 from flowctl_cli.plane import Plane
-from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, callback, command, new_app, run
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, AtOption, JsonOption, Session, TimeoutOption, callback, command, new_app, run
 from flowctl_cli.targets import Target
 from flowctl_cli.terminal import note, print_json, print_table, say
 
@@ -46,6 +49,7 @@ def dead_letters(session: Session, ctx: typer.Context) -> None:
     app,
     "flowctl dead-letters list orders",
     "flowctl dead-letters list orders.enrich --limit 10",
+    "flowctl dead-letters list orders --at 'yesterday 12:00'",
     "flowctl dead-letters list orders --json | jq '.letters[].error'",
     name="list",
 )
@@ -54,27 +58,28 @@ def list_(
     *,
     target: TargetArgument,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="At most the N newest.")] = DEFAULT_LIMIT,
+    at: AtOption = None,
     json: JsonOption = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Count the dead letters by component and show the newest, newest first.
+    """Count the dead letters by component and show the newest, newest first; with --at those of then, in the state of then.
 
     Works without a running server too: then the state directory's store is opened for as long as this takes.
     """
     chosen = parse(target)
-    found = run(_list(session, chosen, limit=limit, timeout_s=timeout))
+    instant = parse_instant(at) if at is not None else None
+    found, now_ms = run(_list(session, chosen, instant, limit=limit, timeout_s=timeout))
     if json:
         print_json(found)
         return
     if not found.total:
-        note(f"{chosen} has no dead letters")
+        note(f"{chosen} has no dead letters" if instant is None else f"{chosen} had no dead letters")
         return
     for each in found.components:
         states = {"to be redriven": each.redriving, "redriven": each.redriven, "failed again": each.failed_again}
         more = "".join(f", {count} {state}" for state, count in states.items() if count)
         say(f"{chosen.pipeline}.{each.component}: {each.letters} {'letter' if each.letters == 1 else 'letters'}{more}")
     say()
-    now_ms = time.time() * 1000
     print_table(letters.HEAD, [letters.row(letter, now_ms) for letter in found.letters])
     if len(found.letters) < found.total:
         note(f"these are the newest {len(found.letters)} of {found.total}; --limit shows more")
@@ -156,15 +161,32 @@ def parse(text: str) -> Target:
     return target
 
 
-async def _list(session: Session, target: Target, *, limit: int, timeout_s: float) -> LetterList:
+async def _list(
+    session: Session, target: Target, instant: Instant | None, *, limit: int, timeout_s: float
+) -> tuple[LetterList, float]:
+    """The letters, and when they were so (Unix milliseconds)."""
     async with _in_time(timeout_s), plane.opened(session, timeout_s=timeout_s, offline=True) as control:
         store = control.store
+        at = await moment(store, instant) if instant is not None else None
         envelopes = await store.dead_letters.envelopes(target.pipeline, target.component)
-        known = await _fates(store, target)
-        after = envelopes[-limit].number - 1 if len(envelopes) >= limit else 0
-        found = store.dead_letters.read(target.pipeline, target.component, after=after)
-        views = [letters.view(stored, known.get(stored.number, Fate())) async for stored in found] if envelopes else []
-        return LetterList(total=len(envelopes), components=letters.counted(envelopes, known), letters=views[::-1][:limit])
+        if at is not None:
+            envelopes = [envelope for envelope in envelopes if envelope.time_ns <= at.time_ns]
+        known = await _fates(store, target, upto=at.seq if at is not None else None)
+        shown = {envelope.number for envelope in envelopes[-limit:]}
+        views: list[LetterView] = []
+        if shown:
+            async with contextlib.aclosing(_from(store, target, min(shown))) as stored:
+                async for each in stored:
+                    if each.number > max(shown):
+                        break
+                    views += [letters.view(each, known.get(each.number, Fate()))]
+        found = LetterList(total=len(envelopes), components=letters.counted(envelopes, known), letters=views[::-1][:limit])
+        return found, at.time_ns / 1e6 if at is not None else time.time() * 1000
+
+
+async def _from(store: Store, target: Target, number: int) -> AsyncGenerator[StoredLetter]:
+    async for stored in store.dead_letters.read(target.pipeline, target.component, after=number - 1):
+        yield stored
 
 
 async def _show(session: Session, target: Target, number: int | None, *, timeout_s: float) -> WholeLetter:
@@ -181,10 +203,10 @@ async def _show(session: Session, target: Target, number: int | None, *, timeout
         return letters.whole(stored, (await _fates(store, target)).get(stored.number, Fate()))
 
 
-async def _fates(store: Store, target: Target) -> dict[int, Fate]:
+async def _fates(store: Store, target: Target, *, upto: int | None = None) -> dict[int, Fate]:
     found: list[Entry] = []
     for event in (ComponentRedriveRequested, ComponentLettersRedriven):
-        found += [entry async for entry in store.journal.read(subject=_subject(target, event))]
+        found += [entry async for entry in store.journal.read(upto=upto, subject=_subject(target, event))]
     return letters.fates(sorted(found, key=lambda entry: entry.seq))
 
 

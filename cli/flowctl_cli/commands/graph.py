@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from flowctl.errors import UserError
+from flowctl.instants import Instant, parse_instant
 from flowctl.spec.model import Pipeline
 from flowctl_cli import plane, questions
-from flowctl_cli.session import DEFAULT_TIMEOUT_S, Session, TimeoutOption, command, new_app, run
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, AtOption, Session, TimeoutOption, command, new_app, run
 from flowctl_cli.targets import is_file, pipeline_name
 from flowctl_cli.terminal import write
 
@@ -29,6 +31,7 @@ class Format(StrEnum):
     app,
     "flowctl graph pipeline.yaml",
     "flowctl graph orders --format mermaid",
+    "flowctl graph orders --at '2 days ago'",
     "flowctl graph pipeline.yaml --format dot | dot -Tsvg > pipeline.svg",
 )
 def graph(
@@ -36,12 +39,22 @@ def graph(
     *,
     pipeline: Annotated[str, typer.Argument(metavar="FILE|PIPELINE", help="A pipeline file, or a pipeline that was submitted.")],
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to draw it.")] = Format.TEXT,
+    at: AtOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Draw a pipeline: who feeds whom."""
+    """Draw a pipeline: who feeds whom.
+
+    With --at as it was then, from the journal alone and so also when nothing runs.
+    """
     from flowctl.topology import Graph
 
-    drawn = Graph.of(_load(pipeline) if is_file(pipeline) else run(_ask(session, pipeline_name(pipeline), timeout_s=timeout)))
+    if is_file(pipeline):
+        if at is not None:
+            raise UserError(f"--at is for a pipeline that was submitted, and {pipeline} is a file")
+        drawn = Graph.of(_load(pipeline))
+    else:
+        instant = parse_instant(at) if at is not None else None
+        drawn = Graph.of(run(_ask(session, pipeline_name(pipeline), instant, timeout_s=timeout)))
     match format_:
         case Format.TEXT:
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
@@ -60,9 +73,9 @@ def _load(file: str) -> Pipeline:
     return load(Path(file)).pipeline
 
 
-async def _ask(session: Session, name: str, *, timeout_s: float) -> Pipeline:
+async def _ask(session: Session, name: str, instant: Instant | None, *, timeout_s: float) -> Pipeline:
     import msgspec
 
-    async with plane.opened(session, timeout_s=timeout_s) as control:
-        view = (await questions.status(control, name)).pipelines[0]
-    return msgspec.convert(view.spec, Pipeline)
+    async with plane.opened(session, timeout_s=timeout_s, offline=instant is not None) as control:
+        view = await (questions.status(control, name) if instant is None else questions.status_at(control, instant, name))
+    return msgspec.convert(view.pipelines[0].spec, Pipeline)

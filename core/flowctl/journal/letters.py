@@ -54,10 +54,11 @@ class StoredLetter(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """A letter from the outside: its number, and the instance that gave up on it."""
+    """A letter from the outside: its number, the instance that gave up on it, and when (the server's Unix nanoseconds)."""
 
     number: int
     instance: InstanceId
+    time_ns: int = 0
 
 
 class DeadLetters(Protocol):

@@ -264,7 +264,9 @@ class MemoryDeadLetters:
 
     async def envelopes(self, pipeline: str, component: str | None = None) -> list[Envelope]:
         """See ``DeadLetters``."""
-        return [Envelope(stored.number, stored.letter.instance) async for stored in self.read(pipeline, component)]
+        return [
+            Envelope(stored.number, stored.letter.instance, stored.time_ns) async for stored in self.read(pipeline, component)
+        ]
 
     async def read(self, pipeline: str, component: str | None = None, *, after: int = 0) -> AsyncIterator[StoredLetter]:
         """See ``DeadLetters``."""

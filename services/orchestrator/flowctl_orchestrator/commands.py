@@ -16,13 +16,10 @@ from flowctl.journal.log import Entry
 from flowctl.projection import Projection
 from flowctl.spec.checks import MAX_PIPELINE_BYTES, verify
 from flowctl.spec.model import Pipeline
-from flowctl.spec.problems import did_you_mean
 from flowctl_orchestrator import decide
 from flowctl_orchestrator.lifecycle import is_live
-from flowctl_orchestrator.placement import loads
-from flowctl_orchestrator.plan import plan_pipeline
 from flowctl_orchestrator.planner import Planner
-from flowctl_orchestrator.views import Circumstances, status_view
+from flowctl_orchestrator.views import answer
 
 _decoder = msgspec.json.Decoder(Pipeline)
 
@@ -115,20 +112,13 @@ class Commands:
         """
         self._requests.labels("status").inc()
         projection = self._projection
-        fleet, now_ns = projection.fleet, projection.journal.now_ns()
-        if request.pipeline is not None and request.pipeline not in fleet.pipelines:
-            hint = did_you_mean(request.pipeline, fleet.pipelines)
-            raise NotFoundError(f"there is no pipeline {request.pipeline[:80]!r}", hint=hint)
-        waiting: dict[InstanceId, str] = {}
-        troubles = dict(self._planner.troubles)
-        load = loads(fleet)
-        for name in [request.pipeline] if request.pipeline is not None else list(fleet.pipelines):
-            try:
-                waiting |= plan_pipeline(fleet, name, now_ns, load=load).waiting
-            except Exception as error:  # noqa: BLE001 - one pipeline's trouble is shown, and hides no other
-                troubles[name] = str(error) or type(error).__name__
-        around = Circumstances(waiting, troubles, projection.unavailable_since_ns)
-        return status_view(fleet, now_ns, around, pipeline=request.pipeline)
+        return answer(
+            projection.fleet,
+            projection.journal.now_ns(),
+            pipeline=request.pipeline,
+            troubles=self._planner.troubles,
+            unknown_since_ns=projection.unavailable_since_ns,
+        )
 
     async def info(self, request: api.InfoRequest) -> api.Info:
         """How this orchestrator is."""

@@ -6,11 +6,14 @@ from typing import Any
 import msgspec
 
 from flowctl import api
+from flowctl.errors import NotFoundError
 from flowctl.fleet import Fleet, Host, Instance, PipelineState
 from flowctl.ids import InstanceId
 from flowctl.spec.model import Component, Kind
+from flowctl.spec.problems import did_you_mean
 from flowctl_orchestrator.lifecycle import desired, is_live, is_present, shortfall
 from flowctl_orchestrator.placement import is_well, loads
+from flowctl_orchestrator.plan import plan_pipeline
 from flowctl_orchestrator.waiting import exit_text
 
 _MS = 1_000_000
@@ -22,6 +25,34 @@ class Circumstances(msgspec.Struct, frozen=True):
     waiting: Mapping[InstanceId, str]
     troubles: Mapping[str, str]
     unknown_since_ns: int | None = None
+
+
+def answer(
+    fleet: Fleet,
+    now_ns: int,
+    *,
+    pipeline: str | None = None,
+    troubles: Mapping[str, str] | None = None,
+    unknown_since_ns: int | None = None,
+) -> api.StatusView:
+    """What an orchestrator says that knows this much, when it is ``now_ns``: everything, or one pipeline.
+
+    ``troubles`` are the plans that failed before, by pipeline.
+
+    Raises:
+        NotFoundError: there is no such pipeline.
+    """
+    if pipeline is not None and pipeline not in fleet.pipelines:
+        raise NotFoundError(f"there is no pipeline {pipeline[:80]!r}", hint=did_you_mean(pipeline, fleet.pipelines))
+    waiting: dict[InstanceId, str] = {}
+    known = dict(troubles or {})
+    load = loads(fleet)
+    for name in [pipeline] if pipeline is not None else list(fleet.pipelines):
+        try:
+            waiting |= plan_pipeline(fleet, name, now_ns, load=load).waiting
+        except Exception as error:  # noqa: BLE001 - one pipeline's trouble is shown, and hides no other
+            known[name] = str(error) or type(error).__name__
+    return status_view(fleet, now_ns, Circumstances(waiting, known, unknown_since_ns), pipeline=pipeline)
 
 
 def status_view(fleet: Fleet, now_ns: int, around: Circumstances, *, pipeline: str | None = None) -> api.StatusView:

@@ -13,7 +13,7 @@ from flowctl.journal import chain, codec, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
 from flowctl.journal.jetstream.connection import ApiError, Connection
-from flowctl.journal.jetstream.messages import get_message
+from flowctl.journal.jetstream.messages import get_message, nanoseconds
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import StreamInfo, stream_info
 from flowctl.journal.log import Draft, Entry, Head
@@ -199,6 +199,7 @@ class JetStreamJournal:
         except ApiError as error:
             raise self._connection.unavailable(error.message) from error
         self.check_identity(info)
+        self.observe(nanoseconds(info.ts))
         return info
 
     def check_identity(self, info: StreamInfo) -> None:

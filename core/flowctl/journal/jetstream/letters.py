@@ -72,7 +72,7 @@ class JetStreamDeadLetters:
             for raw in raws:
                 instance = subjects.dead_letter_instance(raw.subject)
                 if instance is not None:
-                    found.append(Envelope(raw.seq, instance))
+                    found.append(Envelope(raw.seq, instance, raw.time_ns))
         return found
 
     async def read(self, pipeline: str, component: str | None = None, *, after: int = 0) -> AsyncIterator[StoredLetter]:
