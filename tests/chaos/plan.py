@@ -1,5 +1,6 @@
 """What a schedule is: a graph, its events and its faults, all from one seed. Pure: the same seed gives the same bytes."""
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Final, Literal
@@ -10,16 +11,23 @@ FaultKind = Literal["kill", "pause", "graceful", "zombie", "reset", "drop", "del
 Focus = Literal["all", "kill", "backlog", "zombie"]
 
 KEYS: Final = 16
-EVENTS: Final = 10_000
+EVENTS: Final = 12_000
 CUTS: Final = ("reset", "drop", "delay", "half_open")
 ABRUPT: Final = ("kill", "zombie", "scale")
 """Faults that take events from an instance: some schedules have none of these."""
 
-_PROCESSORS: Final = ("same", "same", "twice", "some", "slow", "batched")
+OUTBOXES: Final = (512, 2_048, 8_192)
+"""How many unacknowledged events an edge keeps: the last is what the SDK allows, the others are full sooner."""
+
+_PROCESSORS: Final = ("same", "twice", "some", "slow", "batched", "picky", "picky")
+_LAST_PROCESSORS: Final = (*_PROCESSORS, "windowed", "windowed")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A component of the graph; ``program`` is one of ``programs.py``."""
+    """A component of the graph; ``program`` is one of ``programs.py``.
+
+    ``drops`` says ``when_full: drop`` of its inputs, ``window`` is the events of a window, ``pause_ms`` how long a write takes.
+    """
 
     name: str
     kind: Literal["source", "processor", "sink"]
@@ -28,6 +36,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     replicas: int = 1
     partition_by: str = ""
     pause_ms: int = 0
+    drops: bool = False
+    window: int = 0
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,7 +56,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule. ``events`` is what each instance of a source emits, in bursts of ``burst``."""
+    """A schedule. ``events`` is what each instance of a source emits, in bursts of ``burst``; ``outbox`` one of ``OUTBOXES``."""
 
     seed: int
     focus: Focus
@@ -54,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
     events: int
     burst: int
+    outbox: int
     lasts_ms: int
     faults: tuple[Fault, ...]
 
@@ -78,9 +89,9 @@ def plan(seed: int, focus: Focus = "all") -> Plan:
         shape = chance.choice(sorted(_SHAPES))
         parts = _SHAPES[shape](chance)
     else:
-        shape, parts = "linear", _line(chance, 1)
+        shape, parts = "linear", (_source("s"), _part(chance, "p0", ("s",), "same"), _sink(chance, "k", "p0"))
     emitters = sum(part.replicas for part in parts if part.kind == "source")
-    lasts_ms = chance.randrange(900, 1_600)
+    lasts_ms = chance.randrange(800, 1_400) if focus != "zombie" else 3_000
     faults = sorted(_FOCUSED[focus](chance, parts, lasts_ms), key=lambda fault: fault.at_ms)
     return Plan(
         seed=seed,
@@ -89,6 +100,7 @@ def plan(seed: int, focus: Focus = "all") -> Plan:
         parts=parts,
         events=EVENTS // emitters,
         burst=chance.choice((20, 100, 500, 1_500)),
+        outbox=chance.choice(OUTBOXES) if focus == "all" else max(OUTBOXES),
         lasts_ms=lasts_ms,
         faults=tuple(faults),
     )
@@ -106,40 +118,72 @@ def _source(name: str, replicas: int = 1) -> Part:
 
 
 def _processor(chance: random.Random, name: str, *inputs: str, replicas: int = 1, partition_by: str = "") -> Part:
-    program = chance.choice(_PROCESSORS)
-    return Part(name=name, kind="processor", program=program, inputs=inputs, replicas=replicas, partition_by=partition_by)
+    return _part(chance, name, inputs, chance.choice(_PROCESSORS), replicas=replicas, partition_by=partition_by)
 
 
-def _sink(chance: random.Random, name: str, *inputs: str, replicas: int = 1, partition_by: str = "") -> Part:
-    pause_ms = chance.choice((0, 0, 2, 10, 40))
+def _last(chance: random.Random, name: str, *inputs: str, replicas: int = 1, partition_by: str = "") -> Part:
+    """A processor that only sinks follow; it may have windows, whose outputs speak of several events."""
+    return _part(chance, name, inputs, chance.choice(_LAST_PROCESSORS), replicas=replicas, partition_by=partition_by)
+
+
+def _part(
+    chance: random.Random, name: str, inputs: tuple[str, ...], program: str, *, replicas: int = 1, partition_by: str = ""
+) -> Part:
+    window = chance.choice((7, 50, 200)) if program == "windowed" else 0
     return Part(
-        name=name, kind="sink", program="store", inputs=inputs, replicas=replicas, partition_by=partition_by, pause_ms=pause_ms
+        name=name, kind="processor", program=program, inputs=inputs, replicas=replicas, partition_by=partition_by, window=window
+    )
+
+
+def _sink(chance: random.Random, name: str, *inputs: str, replicas: int = 1, partition_by: str = "", drops: bool = False) -> Part:
+    pause_ms = chance.choice((60, 120) if drops else (0, 0, 2, 10, 40))
+    return Part(
+        name=name,
+        kind="sink",
+        program="store",
+        inputs=inputs,
+        replicas=replicas,
+        partition_by=partition_by,
+        pause_ms=pause_ms,
+        drops=drops,
     )
 
 
 def _line(chance: random.Random, length: int) -> tuple[Part, ...]:
-    processors = [_processor(chance, f"p{n}", "s" if n == 0 else f"p{n - 1}") for n in range(length)]
+    names = ["s", *(f"p{n}" for n in range(length))]
+    processors = [
+        (_last if after == names[-1] else _processor)(chance, after, before) for before, after in itertools.pairwise(names)
+    ]
     last = processors[-1].name if processors else "s"
     return (_source("s"), *processors, _sink(chance, "k", last))
 
 
 def _fan_out(chance: random.Random) -> tuple[Part, ...]:
-    return (_source("s"), _processor(chance, "p", "s"), _sink(chance, "k0", "p"), _sink(chance, "k1", "p"))
+    return (_source("s"), _last(chance, "p", "s"), _sink(chance, "k0", "p"), _sink(chance, "k1", "p"))
+
+
+def _lossy(chance: random.Random) -> tuple[Part, ...]:
+    """One sink gets everything, the other what it is fast enough for."""
+    before = chance.choice(("s", "p"))
+    processors = (_processor(chance, "p", "s"),) if before == "p" else ()
+    replicas = chance.choice((1, 1, 2))
+    slow = _sink(chance, "k1", before, replicas=replicas, partition_by="payload.k" if replicas > 1 else "", drops=True)
+    return (_source("s"), *processors, _sink(chance, "k0", before), slow)
 
 
 def _fan_in(chance: random.Random) -> tuple[Part, ...]:
-    return (_source("s0"), _source("s1"), _processor(chance, "p", "s0", "s1"), _sink(chance, "k", "p"))
+    return (_source("s0"), _source("s1"), _last(chance, "p", "s0", "s1"), _sink(chance, "k", "p"))
 
 
 def _diamond(chance: random.Random) -> tuple[Part, ...]:
-    return (_source("s"), _processor(chance, "p0", "s"), _processor(chance, "p1", "s"), _sink(chance, "k", "p0", "p1"))
+    return (_source("s"), _last(chance, "p0", "s"), _last(chance, "p1", "s"), _sink(chance, "k", "p0", "p1"))
 
 
 def _net(chance: random.Random) -> tuple[Part, ...]:
     return (
         _source("s0"),
         _source("s1"),
-        _processor(chance, "p", "s0", "s1"),
+        _last(chance, "p", "s0", "s1"),
         _sink(chance, "k0", "p"),
         _sink(chance, "k1", "p", "s1"),
     )
@@ -148,7 +192,7 @@ def _net(chance: random.Random) -> tuple[Part, ...]:
 def _replicas(chance: random.Random) -> tuple[Part, ...]:
     count = chance.choice((2, 3))
     by = chance.choice(("payload.k", "payload.k", "metadata.k", ""))
-    return (_source("s"), _processor(chance, "p", "s", replicas=count, partition_by=by), _sink(chance, "k", "p"))
+    return (_source("s"), _last(chance, "p", "s", replicas=count, partition_by=by), _sink(chance, "k", "p"))
 
 
 def _sink_replicas(chance: random.Random) -> tuple[Part, ...]:
@@ -187,6 +231,7 @@ _SHAPES: Final[dict[str, Callable[[random.Random], tuple[Part, ...]]]] = {
     "replicas": _replicas,
     "sink_replicas": _sink_replicas,
     "by_key": _by_key,
+    "lossy": _lossy,
 }
 
 # -- faults ------------------------------------------------------------------------------------------------------------
@@ -224,12 +269,17 @@ def _fault(chance: random.Random, kind: FaultKind, parts: tuple[Part, ...], last
 
 
 def _kills(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
-    victims = [part.name for part in parts if part.kind != "source"]
-    return [Fault(at_ms=chance.randrange(lasts_ms), kind="kill", component=chance.choice(victims), for_ms=100) for _ in range(4)]
+    """The sink stands still, so that events wait at the processor when it is killed."""
+    del parts
+    at_ms = chance.randrange(100, 300)
+    return [
+        Fault(at_ms=at_ms, kind="pause", component="k", for_ms=lasts_ms),
+        Fault(at_ms=at_ms + chance.randrange(300, 600), kind="kill", component="p0", for_ms=50),
+    ]
 
 
 def _backlog(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
-    """The sink stands still, so that events wait at the source when it is killed."""
+    """The processor stands still, so that events wait at the source when it is killed."""
     del parts
     at_ms = chance.randrange(100, 300)
     return [
@@ -239,10 +289,11 @@ def _backlog(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> l
 
 
 def _zombies(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:
+    """A sink is replaced early, and the old one wakes up while events still come."""
     del parts
     return [
-        Fault(at_ms=chance.randrange(lasts_ms // 2), kind="zombie", component="k", for_ms=chance.randrange(100, 300))
-        for _ in range(2)
+        Fault(at_ms=chance.randrange(200, 400), kind="zombie", component="k", for_ms=chance.randrange(100, 300)),
+        Fault(at_ms=lasts_ms, kind="pause", component="p0", for_ms=1),
     ]
 
 

@@ -8,24 +8,29 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import flowctl_sdk.outbox
 import flowctl_sdk.runtime
 import flowctl_sdk.wire
-from flowctl_sdk import Context, Event, Sink, processor, run, source
+from flowctl_sdk import Context, Event, Sink, Window, processor, run, source
 from flowctl_sdk.inbox import Arrival, Inbox
 from flowctl_sdk.runtime import Runtime
 from flowctl_sdk.upstream import EventStream
 
 # So that a schedule takes seconds: checkpoints ten times as often, a dead connection noticed after a second.
 CHECKPOINT_INTERVAL_S = 0.1
+BAD_EVERY, BAD_REST = 251, 7
 KEEPALIVE_MS = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 1_000}
 
 
 @source
 async def numbered(ctx: Context) -> AsyncIterator[Event]:
-    """``count`` numbered events with a key, paced until the file ``calm`` appears."""
+    """``count`` numbered events with a key, paced until the file ``calm`` appears; the last one waits for it with ``hold``."""
     calm = Path(ctx.config["calm"])
     pause_s, burst, keys = ctx.config["pause_s"], ctx.config["burst"], ctx.config["keys"]
-    for n in range(ctx.resume_at, ctx.config["count"]):
+    hold, count = ctx.config.get("hold", False), ctx.config["count"]
+    for n in range(ctx.resume_at, count):
+        while hold and n == count - 1 and not calm.exists():
+            await asyncio.sleep(0.05)
         key = f"k{n * 7_919 % keys}"
         yield Event.of({"n": n, "k": key}, metadata={"k": key})
         if n % burst == burst - 1 and not calm.exists():
@@ -63,11 +68,30 @@ async def batched(events: list[Event]) -> list[bytes]:
     return [event.payload for event in events]
 
 
+@processor
+def picky(event: Event) -> bytes:
+    """Fails on a few."""
+    if event.json()["n"] % BAD_EVERY == BAD_REST:
+        raise ValueError(f"{event.id} is bad")
+    return event.payload
+
+
+def windowed(count: int) -> Any:
+    """Makes one event of each window, which says what it was made of."""
+
+    @processor(window=Window(count=count, seconds=0.5))
+    def gathered(events: list[Event]) -> dict[str, Any]:
+        return {"of": [{"id": event.id, **event.json()} for event in events]}
+
+    return gathered
+
+
 class Store(Sink):
     """Appends ``<id> <n> <k> <monotonic ns>`` lines to ``<directory>/<component>.<index>.<incarnation>``.
 
-    One file for each incarnation: a line that a kill cut short is the last of its file. What is written survives the process
-    (not the machine, which no schedule kills), so nothing is synced.
+    What a window was made of is written one by one, each with the id that it would have had by itself. There is one file for
+    each incarnation: a line that a kill cut short is the last of its file. What is written survives the process (not the
+    machine, which no schedule kills), so nothing is synced.
     """
 
     async def open(self, ctx: Context) -> None:
@@ -82,14 +106,20 @@ class Store(Sink):
         lines: list[str] = []
         for event in events:
             document = event.json()
-            lines.append(f"{event.id} {document['n']} {document['k']} {now_ns}\n")
+            if "of" in document:
+                step = event.path.rpartition("/")[2]
+                lines += [f"{each['id']}/{step} {each['n']} {each['k']} {now_ns}\n" for each in document["of"]]
+            else:
+                lines.append(f"{event.id} {document['n']} {document['k']} {now_ns}\n")
         data = "".join(lines).encode()
         while data:
             data = data[os.write(self.file, data) :]
 
 
 def hasten() -> None:
-    """Shorten the SDK's intervals."""
+    """Shorten the SDK's intervals, and an edge's outbox to ``CHAOS_OUTBOX`` events."""
+    assert flowctl_sdk.outbox.OUTBOX_EVENTS > 0
+    flowctl_sdk.outbox.OUTBOX_EVENTS = int(os.environ["CHAOS_OUTBOX"])  # pyright: ignore[reportAttributeAccessIssue]
     flowctl_sdk.runtime.CHECKPOINT_INTERVAL_S = CHECKPOINT_INTERVAL_S  # pyright: ignore[reportAttributeAccessIssue]
     for options in (flowctl_sdk.wire.CHANNEL_OPTIONS, flowctl_sdk.wire.SERVER_OPTIONS):
         options[:] = [(name, KEEPALIVE_MS.get(name, value)) for name, value in options]
@@ -138,6 +168,8 @@ PROGRAMS: dict[str, Any] = {
     "some": some,
     "slow": slow,
     "batched": batched,
+    "picky": picky,
+    "windowed": windowed,
     "store": Store,
 }
 
@@ -145,4 +177,5 @@ if __name__ == "__main__":
     hasten()
     if sabotage := os.environ.get("CHAOS_SABOTAGE"):
         SABOTAGE[sabotage]()
-    run(PROGRAMS[sys.argv[1]])
+    name, *arguments = sys.argv[1:]
+    run(PROGRAMS[name](*map(int, arguments)) if arguments else PROGRAMS[name])

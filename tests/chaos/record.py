@@ -34,6 +34,10 @@ def record(outcomes: list[Outcome], *, day: str, machine: str) -> str:
         ("different events in sinks", f"{sum(outcome.verdict.events for outcome in real):,}"),
         ("lost", f"{sum(outcome.verdict.lost for outcome in real):,}"),
         ("arrived again, as the contract allows", f"{sum(outcome.verdict.duplicates for outcome in real):,}"),
+        ("dead letters", f"{sum(outcome.verdict.letters for outcome in real):,}"),
+        ("dropped where `when_full: drop` allows it, each one counted", f"{sum(outcome.verdict.dropped for outcome in real):,}"),
+        ("edges that added up exactly in the end", f"{sum(outcome.verdict.edges for outcome in real):,}"),
+        ("heartbeats that added up exactly", f"{sum(outcome.play.beats for outcome in real):,}"),
         ("written by a superseded incarnation, not counted", f"{sum(outcome.verdict.voided for outcome in real):,}"),
         ("faults", f"{faults.total():,}"),
         ("schedules that broke the contract", f"{sum(outcome.failed for outcome in real):,}"),
@@ -82,7 +86,7 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, shared"
 
 
-_DOCUMENT = """Each schedule is a random graph of real processes on the real data plane, about 10,000 numbered events and random
+_DOCUMENT = """Each schedule is a random graph of real processes on the real data plane, about 12,000 numbered events and random
 faults, all from one seed; then an oracle that shares no code with flowctl reads what the sinks have written.
 `make chaos SEED=… SCHEDULES=…` plays schedules again.
 

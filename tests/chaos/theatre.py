@@ -11,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from chaos.balance import Account
 from chaos.plan import CUTS, KEYS, Fault, FaultKind, Part, Plan
 from chaos.proxy import Gates
+from chaos.registry import GatedRegistry
 from flowctl.control.v1 import control_pb2 as control
-from support.registry_fake import FakeRegistry, Node, ServicerContext
+from support.registry_fake import FakeRegistry, Node
 from support.stream_fleet import Fleet
 
 PROGRAMS = Path(__file__).parent / "programs.py"
@@ -25,6 +27,8 @@ CHECK_AGAIN_S = 0.03
 
 Key = tuple[str, int]
 REGISTRY: Key = ("", 0)
+WHEN_FULL_DROP = int(control.WHEN_FULL_DROP)
+ASIDE = {"action": "dead_letter", "attempts": 2, "backoff": {"initial_s": 0.001, "max_s": 0.002}}
 
 
 class Void(msgspec.Struct, frozen=True):
@@ -39,40 +43,42 @@ class Void(msgspec.Struct, frozen=True):
 class Play(msgspec.Struct, frozen=True, kw_only=True):
     """What happened, besides what the sinks have written.
 
-    ``resending`` are the components whose faults may make events arrive again, one entry for each fault. ``totals`` are the last
-    counters of the instances that had one incarnation only.
+    ``resending`` are the components whose faults may make events arrive again, one entry for each fault. ``accounts`` are the
+    last counters of every incarnation, lower ones first, and ``replicas`` how many instances each component has in the end.
+    ``letters`` are the dead letters: component, event, attempts. ``beats`` is how many heartbeats were checked to add up.
     """
 
     seconds: float
     done: dict[str, int]
     resending: list[str]
     voids: list[Void]
-    totals: dict[str, dict[str, float]]
+    accounts: list[Account]
+    replicas: dict[str, int]
+    letters: list[tuple[str, str, int]]
+    beats: int
     problems: list[str]
 
 
-class GatedRegistry(FakeRegistry):
-    """Tells everybody the address of a proxy in place of the instance's own. ``fenced`` refuses superseded incarnations."""
+def environment(plan: Plan, part: Part, sabotage: str = "") -> dict[str, str]:
+    """What a program of this part finds in its environment."""
+    return {
+        "CHAOS_OUTBOX": str(plan.outbox),
+        **({"FLOWCTL_ON_ERROR": json.dumps(ASIDE)} if part.program == "picky" else {}),
+        **({"CHAOS_SABOTAGE": sabotage} if sabotage else {}),
+    }
 
-    def __init__(self, graph: dict[str, Node], gates: Gates, *, fenced: bool) -> None:
-        super().__init__(graph, heartbeat_ms=100)
-        self.gates = gates
-        self.fenced = fenced
 
-    async def RegisterComponent(  # noqa: N802
-        self, request: control.RegisterComponentRequest, context: ServicerContext
-    ) -> control.RegisterComponentResponse:
-        key = (request.instance.component, request.instance.index)
-        known = self.known.get(key)
-        if request.address and (known is None or request.instance.incarnation >= known.incarnation):
-            request.address = self.gates.lead(key, request.address)
-        return await super().RegisterComponent(request, context)
-
-    async def _check(self, instance: control.Instance, context: ServicerContext, *, known: bool = True) -> Key:
-        key = (instance.component, instance.index)
-        if not self.fenced and key in self.known:
-            return key
-        return await super()._check(instance, context, known=known)
+def config(plan: Plan, part: Part, *, calm: Path, out: Path) -> dict[str, object]:
+    """The configuration of a part's program."""
+    return {
+        "count": plan.events,
+        "keys": KEYS,
+        "pause_s": plan.lasts_ms / 1000 / max(1, plan.events // plan.burst),
+        "burst": plan.burst,
+        "calm": str(calm),
+        "directory": str(out),
+        "pause_ms": part.pause_ms,
+    }
 
 
 class Theatre:
@@ -85,7 +91,10 @@ class Theatre:
         self._out.mkdir(parents=True)
         self._calm = directory / "calm"
         self._gates = Gates()
-        graph = {part.name: Node(part.kind, part.inputs, part.replicas, part.partition_by) for part in plan.parts}
+        graph = {
+            part.name: Node(part.kind, part.inputs, part.replicas, part.partition_by, WHEN_FULL_DROP if part.drops else 0)
+            for part in plan.parts
+        }
         self._registry = GatedRegistry(graph, self._gates, fenced=sabotage != "fence-off")
         self._fleet = Fleet(self._registry, directory, programs=PROGRAMS)
         self._agenda: list[tuple[float, int, Callable[[], bool]]] = []
@@ -112,7 +121,6 @@ class Theatre:
             self._perform()
             self._calm.touch()
             self._await(self._over, END_TIMEOUT_S, "the pipeline does not end")
-            totals = self._totals()
         finally:
             for _, process in [*self._zombies, *self._leavers]:
                 if process.poll() is None:
@@ -121,13 +129,17 @@ class Theatre:
             self._fleet.close()
             self._registry.stop()
             self._gates.close()
+        registry = self._registry
         return Play(
             seconds=time.monotonic() - began,
             done=self._done,
             resending=self._resending,
             voids=self._voids,
-            totals=totals,
-            problems=self._problems,
+            accounts=[registry.accounts[key] for key in sorted(registry.accounts)],
+            replicas={name: node.replicas for name, node in registry.graph.items()},
+            letters=registry.letters,
+            beats=registry.beats,
+            problems=self._problems + registry.problems,
         )
 
     # -- the agenda ----------------------------------------------------------------------------------------------------
@@ -202,21 +214,13 @@ class Theatre:
         if not wanted or self._completed(key) or (running is not None and running.poll() is None):
             return True
         part = self._plan.part(component)
-        env = {"FLOWCTL_ENDPOINT": self._endpoint, **({"CHAOS_SABOTAGE": self._sabotage} if self._sabotage else {})}
-        self._fleet.start(part.program, component, index, config=self._config(part), **env)
+        env = {"FLOWCTL_ENDPOINT": self._endpoint, **environment(self._plan, part, self._sabotage)}
+        arguments = (str(part.window),) if part.window else ()
+        self._fleet.start(part.program, component, index, arguments=arguments, config=self._config(part), **env)
         return True
 
     def _config(self, part: Part) -> dict[str, object]:
-        pause_s = self._plan.lasts_ms / 1000 / max(1, self._plan.events // self._plan.burst)
-        return {
-            "count": self._plan.events,
-            "keys": KEYS,
-            "pause_s": pause_s,
-            "burst": self._plan.burst,
-            "calm": str(self._calm),
-            "directory": str(self._out),
-            "pause_ms": part.pause_ms,
-        }
+        return config(self._plan, part, calm=self._calm, out=self._out)
 
     def _freeze(self, key: Key) -> None:
         self._fleet.running[key].send_signal(signal.SIGSTOP)
@@ -344,9 +348,6 @@ class Theatre:
                 self._problems.append(f"{what} within {timeout_s:.0f} s; running: {running}, of old incarnations: {ghosts}")
                 return
             time.sleep(0.02)
-
-    def _totals(self) -> dict[str, dict[str, float]]:
-        return {_name(key): self._fleet.totals(*key) for key, number in self._fleet.incarnations.items() if number == 1}
 
     def _last_words(self, key: Key, count: int = 2) -> str:
         entries: list[str] = []

@@ -39,7 +39,14 @@ class Fleet:
     programs: Path = PROGRAMS
 
     def start(
-        self, program: str, component: str, index: int = 0, *, config: dict[str, object] | None = None, **env: str
+        self,
+        program: str,
+        component: str,
+        index: int = 0,
+        *,
+        arguments: tuple[str, ...] = (),
+        config: dict[str, object] | None = None,
+        **env: str,
     ) -> "subprocess.Popen[bytes]":
         """Start ``program`` of ``programs`` as this instance, at its next incarnation."""
         key = (component, index)
@@ -64,7 +71,8 @@ class Fleet:
             **env,
         }
         with (self.directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen([sys.executable, str(self.programs), program], env=environment, stderr=log, stdout=log)
+            command = [sys.executable, str(self.programs), program, *arguments]
+            process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
         self.running[key] = process
         return process
 
