@@ -1,19 +1,16 @@
 """Journal entries as people and programs read them, and which of them are meant. Pure."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import msgspec
 
 from flowctl.errors import UserError
 from flowctl.journal import subjects
-from flowctl.journal.log import Entry, Poison, Unknown
+from flowctl.journal.log import Entry, Heartbeat, HostBeat, Poison, ServiceBeat, StoredBeat, Unknown
 from flowctl_cli.targets import Target
 from flowctl_cli.terminal import Cell, Style, clock_time, one_line
 
-_AGO = re.compile(r"\A([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)\Z")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _HIDDEN: Final = frozenset({"type", "component", "pipeline", "boot_id", "kind"})
 _LOOKS: Final[dict[str, Style]] = {
     "ComponentFailed": "bad",
@@ -68,7 +65,7 @@ def entry_view(entry: Entry) -> EntryView:
             name = type(event).__name__
     return EntryView(
         seq=entry.seq,
-        time=datetime.fromtimestamp(entry.time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        time=_iso(entry.time_ns),
         time_ms=entry.time_ns // 1_000_000,
         type=name,
         subject=entry.subject,
@@ -85,11 +82,62 @@ def entry_view(entry: Entry) -> EntryView:
     )
 
 
+def _iso(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _data(entry: Entry) -> object:
     try:
         return msgspec.json.decode(entry.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return entry.data.decode(errors="replace")[:1_000]
+
+
+CSV_HEAD: Final[tuple[str, ...]] = EntryView.__struct_fields__
+
+
+def csv_row(view: EntryView) -> list[str]:
+    """The entry under ``CSV_HEAD``; ``data`` is JSON."""
+    row = [getattr(view, name) for name in CSV_HEAD]
+    return ["" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode() for value in row]
+
+
+def beat_view(stored: StoredBeat) -> EntryView:
+    """A heartbeat for display among the entries: ``type`` says of whom, ``seq`` is that of the heartbeats' own stream."""
+    beat = stored.beat
+    instance = beat.instance if isinstance(beat, Heartbeat) else None
+    return EntryView(
+        seq=stored.seq,
+        time=_iso(stored.time_ns),
+        time_ms=stored.time_ns // 1_000_000,
+        type=type(beat).__name__,
+        subject=subjects.beat_subject(beat),
+        pipeline=instance.pipeline if instance else None,
+        component=instance.component if instance else None,
+        instance=str(instance) if instance else None,
+        host=beat.host if isinstance(beat, HostBeat) else None,
+        data=msgspec.to_builtins(beat, str_keys=True),
+    )
+
+
+def beat_row(stored: StoredBeat) -> list[Cell]:
+    """A heartbeat as a row; its sequence is of another stream and not shown."""
+    view, beat = beat_view(stored), stored.beat
+    who = view.instance or view.host or view.subject.rpartition("service.")[2]
+    match beat:
+        case Heartbeat():
+            told = [f"incarnation={beat.incarnation}", *(f"{key}={value:g}" for key, value in sorted(beat.metrics.items()))]
+        case HostBeat():
+            told = [f"instances={beat.instances}"]
+        case ServiceBeat():
+            told = []
+    return [
+        Cell("♥", "faint"),
+        Cell(clock_time(stored.time_ns), "faint"),
+        Cell(who),
+        Cell(view.type, "faint"),
+        Cell(" ".join(told)),
+    ]
 
 
 WIDTHS: Final = (5, 23, 20, 22, 0)
@@ -126,34 +174,64 @@ def _details(data: object) -> str:
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries are meant. Times are Unix nanoseconds; ``types`` are event names (``ComponentExited``)."""
+    """Which entries are meant. ``types`` are event names (``ComponentExited``), ``actors`` names or services (``agent``)."""
 
     target: Target | None = None
+    host: str | None = None
+    index: int | None = None
     types: frozenset[str] = frozenset()
-    since_ns: int | None = None
-    until_ns: int | None = None
+    actors: tuple[str, ...] = ()
+    correlation: str | None = None
 
     @property
-    def subject(self) -> str | None:
-        """The narrowest NATS wildcard that covers all of them; None for the whole journal."""
-        tokens = {token for (kind, token), known in subjects.TYPES.items() if known.__name__ in self.types and kind}
-        token = next(iter(tokens)) if len(tokens) == 1 else "*"
-        if self.target is None:
-            return None
-        if self.target.component is None:
-            return f"{subjects.JOURNAL_ROOT}.*.{self.target.pipeline}.>"
-        index = "*" if self.target.index is None else str(self.target.index)
-        return f"{subjects.JOURNAL_ROOT}.component.{self.target.pipeline}.{self.target.component}.{index}.{token}"
+    def subjects(self) -> tuple[str, ...] | None:
+        """NATS wildcards, none overlapping another, that cover all of them and little else; None for the whole journal."""
+        tokens = sorted({pair for pair, known in subjects.TYPES.items() if known.__name__ in self.types})
+        if self.host is not None:
+            named = [token for kind, token in tokens if kind == "host"]
+            return tuple(f"{subjects.JOURNAL_ROOT}.host.{self.host}.{token}" for token in named or ["*"])
+        if self.target is None and self.index is None:
+            return tuple(f"{subjects.JOURNAL_ROOT}.{kind}.{_ANYBODY[kind]}.{token}" for kind, token in tokens) or None
+        pipeline, component, index = self._place
+        whom = f"{pipeline}.{component}.{index}"
+        chosen = [
+            f"{subjects.JOURNAL_ROOT}.{kind}.{whom if kind == 'component' else pipeline}.{token}"
+            for kind, token in tokens
+            if kind == "component" or (kind == "pipeline" and (component, index) == ("*", "*"))
+        ]
+        if not self.types:
+            chosen = [f"{subjects.JOURNAL_ROOT}.component.{whom}.*"]
+            if (component, index) == ("*", "*"):
+                chosen.append(f"{subjects.JOURNAL_ROOT}.pipeline.{pipeline}.*")
+        return tuple(chosen or [f"{subjects.JOURNAL_ROOT}.component.{whom}.none"])
+
+    @property
+    def beats(self) -> tuple[str, ...]:
+        """The same for heartbeats."""
+        if self.host is not None:
+            return (f"{subjects.HEARTBEAT_ROOT}.host.{self.host}",)
+        if self.target is None and self.index is None:
+            return (subjects.HEARTBEAT_ALL,)
+        return (f"{subjects.HEARTBEAT_ROOT}.component.{'.'.join(self._place)}",)
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        target = self.target
+        index = self.index if target is None or target.index is None else target.index
+        pipeline = "*" if target is None else target.pipeline
+        component = "*" if target is None or target.component is None else target.component
+        return pipeline, component, "*" if index is None else str(index)
 
     def has(self, entry: Entry) -> bool:
-        """Whether the entry is one of them."""
-        if self.since_ns is not None and entry.time_ns < self.since_ns:
+        """Whether an entry on one of ``subjects`` is one of them."""
+        if self.types and type(entry.event).__name__ not in self.types:
             return False
-        if self.until_ns is not None and entry.time_ns > self.until_ns:
+        if self.correlation is not None and entry.correlation != self.correlation:
             return False
-        if self.target is not None and (entry.aggregate is None or entry.aggregate.kind == "host"):
-            return False  # a host may have a pipeline's name
-        return not self.types or type(entry.event).__name__ in self.types
+        return not self.actors or any(entry.actor == name or entry.actor.startswith(f"{name}/") for name in self.actors)
+
+
+_ANYBODY: Final = {"component": "*.*.*", "pipeline": "*", "host": "*"}
 
 
 def event_types(names: list[str]) -> frozenset[str]:
@@ -175,32 +253,3 @@ def event_types(names: list[str]) -> frozenset[str]:
             raise UserError(f"there is no event type {name[:60]!r}", hint=f"the types are {known_types}")
         found |= matching
     return frozenset(found)
-
-
-def moment(text: str, *, now_ns: int) -> int:
-    """Unix nanoseconds of ``2026-01-31T12:00:00Z``, ``12:30`` (today) or a span before now: ``90s``, ``15m``, ``2h``, ``1d``.
-
-    Times without a zone are in this host's.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    span = _AGO.match(text)
-    if span:
-        return now_ns - int(float(span[1]) * _UNITS[span[2]] * 1e9)
-    now = datetime.fromtimestamp(now_ns / 1e9).astimezone()
-    try:
-        if re.match(r"\A[0-9]{1,2}:[0-9]{2}", text):
-            today = datetime.fromisoformat(f"{now.date().isoformat()}T{text.zfill(len(text) + (text[1] == ':'))}")
-            return _nanoseconds(today if today.tzinfo else today.astimezone())
-        read = datetime.fromisoformat(text)
-        return _nanoseconds(read if read.tzinfo else read.astimezone())
-    except (ValueError, OverflowError):
-        raise UserError(
-            f"{text[:60]!r} is not a time",
-            hint="write 2026-01-31T12:00:00Z, 2026-01-31, 12:30, or how long ago: 90s, 15m, 2h, 1d",
-        ) from None
-
-
-def _nanoseconds(value: datetime) -> int:
-    return (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000

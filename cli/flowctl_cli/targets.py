@@ -74,3 +74,21 @@ def replicas(text: str) -> tuple[Target, int]:
     if not (number.isascii() and number.isdigit() and 1 <= int(number[:9]) <= 1_000):
         raise UserError(f"{number[:20]!r} is not a number of instances: expected 1 to 1000")
     return target, int(number)
+
+
+def select(target: str | None, component: str | None) -> Target | None:
+    """Whom a target and an option ``--component`` mean together.
+
+    Raises:
+        UserError: a component without its pipeline, or two components.
+    """
+    if target is None:
+        if component is not None:
+            raise UserError("--component needs the pipeline too", hint="for example flowctl history orders --component enrich")
+        return None
+    chosen = Target.parse(target)
+    if component is None:
+        return chosen
+    if chosen.component not in (None, component):
+        raise UserError(f"{target} and --component {component} name two components")
+    return Target.parse(f"{chosen.pipeline}.{component}") if chosen.component is None else chosen

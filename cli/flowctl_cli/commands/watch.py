@@ -7,9 +7,9 @@ import typer
 
 from flowctl.errors import JournalUnavailableError
 from flowctl_cli import plane
-from flowctl_cli.commands.history import select
 from flowctl_cli.entries import WIDTHS, Selection, entry_row, entry_view, event_types
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
+from flowctl_cli.targets import select
 from flowctl_cli.terminal import RowPrinter, note, say
 
 app = new_app()
@@ -53,7 +53,7 @@ async def _follow(session: Session, selection: Selection, *, after: int | None, 
         said = False
         while True:
             try:
-                async for entry in journal.follow(after=seen, subject=selection.subject):
+                async for entry in journal.follow(after=seen, subject=selection.subjects):
                     seen, said = entry.seq, False
                     if not selection.has(entry):
                         continue

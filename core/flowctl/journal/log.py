@@ -158,6 +158,10 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str = ""
 
 
+Subjects = str | Sequence[str] | None
+"""A NATS wildcard, several that do not overlap, or None for everything."""
+
+
 class Journal(Protocol):
     """The append-only log of facts. Safe for concurrent use by the tasks of one event loop."""
 
@@ -199,10 +203,10 @@ class Journal(Protocol):
         """
         ...
 
-    def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
+    def read(self, *, after: int = 0, upto: int | None = None, subject: Subjects = None) -> AsyncIterator[Entry]:
         """The entries with ``after < seq <= upto`` in order, then the end. ``upto`` None: up to what is there now.
 
-        ``subject`` filters by a NATS wildcard of the journal's subjects.
+        ``subject`` filters, at the server, by a NATS wildcard of the journal's subjects, or by several that do not overlap.
 
         Raises:
             JournalUnavailableError: the server does not answer.
@@ -210,7 +214,15 @@ class Journal(Protocol):
         """
         ...
 
-    def follow(self, *, after: int = 0, subject: str | None = None) -> AsyncIterator[Entry]:
+    async def count(self, *, after: int = 0, subject: Subjects = None) -> int:
+        """How many entries there are after ``after``, counted by the server.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
+        """
+        ...
+
+    def follow(self, *, after: int = 0, subject: Subjects = None) -> AsyncIterator[Entry]:
         """The entries after ``after``, in order and without a gap, for ever: waits for new ones.
 
         Raises:
@@ -232,6 +244,16 @@ class Heartbeats(Protocol):
 
         Raises:
             JournalUnavailableError: some may not have been stored.
+        """
+        ...
+
+    def read(self, *, after: int = 0, since_ns: int = 0, subject: Subjects = None) -> AsyncIterator[StoredBeat]:
+        """The stored beats after a sequence, or from a time (Unix nanoseconds) on, in order, up to what is there now.
+
+        ``subject`` filters as in ``Journal.read``; the oldest beats may be gone.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
         """
         ...
 

@@ -10,13 +10,15 @@ from flowctl.errors import ConflictError, DeadLettersFullError, JournalCorruptEr
 from flowctl.journal import chain, codec, letters, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
-from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, StoredBeat
+from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, StoredBeat, Subjects
 
 
-def _matches(subject: str, pattern: str | None) -> bool:
-    """Whether a NATS wildcard (``*``: one token, final ``>``: one or more) covers the subject."""
+def _matches(subject: str, pattern: Subjects) -> bool:
+    """Whether a NATS wildcard (``*``: one token, final ``>``: one or more), or one of several, covers the subject."""
     if pattern is None:
         return True
+    if not isinstance(pattern, str):
+        return any(_matches(subject, each) for each in pattern)
     have, want = subject.split("."), pattern.split(".")
     if want[-1] == ">":
         want.pop()
@@ -133,14 +135,20 @@ class MemoryJournal:
             raise NotFoundError(f"the journal has no entry {seq}")
         return self._entries[seq - 1]
 
-    async def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
+    async def count(self, *, after: int = 0, subject: Subjects = None) -> int:
+        """See ``Journal``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        return sum(_matches(entry.subject, subject) for entry in self._entries[after:])
+
+    async def read(self, *, after: int = 0, upto: int | None = None, subject: Subjects = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""
         self._store.check()
         for entry in self._entries[after : len(self._entries) if upto is None else upto]:
             if _matches(entry.subject, subject):
                 yield entry
 
-    async def follow(self, *, after: int = 0, subject: str | None = None) -> AsyncIterator[Entry]:
+    async def follow(self, *, after: int = 0, subject: Subjects = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""
         self._store.check()
         if after > len(self._entries):
@@ -172,6 +180,14 @@ class MemoryHeartbeats:
         for beat in beats:
             self._beats.append(StoredBeat(len(self._beats) + 1, self._store.clock.wall_ns(), beat))
         self._store.notify()
+
+    async def read(self, *, after: int = 0, since_ns: int = 0, subject: Subjects = None) -> AsyncIterator[StoredBeat]:
+        """See ``Heartbeats``."""
+        self._store.check()
+        for stored in list(self._beats):
+            later = stored.seq > after and stored.time_ns >= since_ns
+            if later and _matches(subjects.beat_subject(stored.beat), subject):
+                yield stored
 
     async def follow(self) -> AsyncIterator[StoredBeat]:
         """See ``Heartbeats``."""

@@ -10,7 +10,8 @@ from nats.aio.msg import Msg
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
-from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.jetstream.streams import stream_info
+from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat, Subjects
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoders = {
@@ -32,6 +33,23 @@ class JetStreamHeartbeats:
         """See ``Heartbeats``."""
         pending = [await self._connection.send(subjects.beat_subject(beat), _encoder.encode(beat)) for beat in beats]
         await acknowledged(self._connection, pending)
+
+    async def read(self, *, after: int = 0, since_ns: int = 0, subject: Subjects = None) -> AsyncIterator[StoredBeat]:
+        """See ``Heartbeats``."""
+        self._connection.raise_if_broken()
+        try:
+            last = (await stream_info(self._connection, subjects.HEARTBEAT_STREAM)).state.last_seq
+        except ApiError as error:
+            raise self._connection.unavailable(error.message) from error
+        if after >= last:
+            return
+        reader = StreamReader(self._connection, subjects.HEARTBEAT_STREAM, subject=subject or subjects.HEARTBEAT_ALL)
+        position = Position(after=after, since_ns=since_ns)
+        async with contextlib.aclosing(reader.batches(position, follow=False, upto=last)) as batches:
+            async for raws in batches:
+                for raw in raws:
+                    if (beat := _decode(raw)) is not None:
+                        yield StoredBeat(raw.seq, raw.time_ns, beat)
 
     async def follow(self) -> AsyncIterator[StoredBeat]:
         """See ``Heartbeats``."""

@@ -16,7 +16,7 @@ from flowctl.journal.jetstream.connection import ApiError, Connection
 from flowctl.journal.jetstream.messages import get_message, nanoseconds
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import StreamInfo, stream_info
-from flowctl.journal.log import Draft, Entry, Head
+from flowctl.journal.log import Draft, Entry, Head, Subjects
 
 MAX_CONFLICTS: Final = 20
 REMEMBERED_HEADS: Final = 10_000
@@ -162,7 +162,12 @@ class JetStreamJournal:
             raise JournalCorruptError(f"entry {seq} of the journal is gone, and entry {self.seen_sequence} was seen")
         raise NotFoundError(f"the journal has no entry {seq}")
 
-    async def read(self, *, after: int = 0, upto: int | None = None, subject: str | None = None) -> AsyncIterator[Entry]:
+    async def count(self, *, after: int = 0, subject: Subjects = None) -> int:
+        """See ``Journal``."""
+        self._connection.raise_if_broken()
+        return await self._reader(subject).count(Position(after=after))
+
+    async def read(self, *, after: int = 0, upto: int | None = None, subject: Subjects = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""
         last = (await self._info()).state.last_seq
         upto = last if upto is None else min(upto, last)
@@ -177,7 +182,7 @@ class JetStreamJournal:
         if subject is None and after < upto:
             raise JournalCorruptError(f"the journal ends at {after}, before {upto}")
 
-    async def follow(self, *, after: int = 0, subject: str | None = None) -> AsyncIterator[Entry]:
+    async def follow(self, *, after: int = 0, subject: Subjects = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""
         last = (await self._info()).state.last_seq
         if after > last:
@@ -189,7 +194,7 @@ class JetStreamJournal:
                 for raw in raws:
                     yield codec.decode(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)
 
-    def _reader(self, subject: str | None) -> StreamReader:
+    def _reader(self, subject: Subjects) -> StreamReader:
         return StreamReader(self._connection, subjects.JOURNAL_STREAM, subject=subject, contiguous=subject is None)
 
     async def _info(self) -> StreamInfo:

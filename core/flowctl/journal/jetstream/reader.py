@@ -13,7 +13,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from flowctl.errors import JournalCorruptError
+from flowctl.instants import iso_time
 from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.log import Subjects
 
 BATCH: Final = 2_000
 BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -42,9 +44,10 @@ class Raw(msgspec.Struct, frozen=True, gc=False):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where a consumer begins: after a stream sequence, or with the last message of each subject."""
+    """Where a consumer begins: after a stream sequence, at a time (Unix nanoseconds), or with the last of each subject."""
 
     after: int = 0
+    since_ns: int = 0
     last_per_subject: bool = False
 
 
@@ -89,7 +92,7 @@ class _Mailbox:
 
 
 class StreamReader:
-    """One reading of one stream, or of what ``subject`` filters of it.
+    """One reading of one stream, or of what ``subject`` (one wildcard or several) filters of it.
 
     ``contiguous`` demands that every stream sequence after the position is there; only without a filter. ``headers_only`` leaves
     the data at the server.
@@ -100,7 +103,7 @@ class StreamReader:
         connection: Connection,
         stream: str,
         *,
-        subject: str | None = None,
+        subject: Subjects = None,
         contiguous: bool = False,
         headers_only: bool = False,
     ) -> None:
@@ -138,7 +141,8 @@ class StreamReader:
             fruitless = 0
             while True:
                 if self._wanted <= 0:
-                    await self._request_more()
+                    # No more than can be wanted: whoever looks at a few entries of a long stream is not sent thousands.
+                    await self._request_more(BATCH if upto is None else max(1, min(BATCH, upto - self._at.after)))
                 raws, troubled = await self._receive()
                 if raws:
                     fruitless = 0
@@ -182,12 +186,16 @@ class StreamReader:
             "inactive_threshold": INACTIVE_S * _S,
             "max_deliver": -1,
         }
-        if self._subject is not None:
+        if isinstance(self._subject, str):
             config["filter_subject"] = self._subject
+        elif self._subject is not None:
+            config["filter_subjects"] = list(self._subject)
         if self._headers_only:
             config["headers_only"] = True
         if self._at.last_per_subject:
-            config |= {"deliver_policy": "last_per_subject", "filter_subject": self._subject or ">"}
+            config |= {"deliver_policy": "last_per_subject"} | ({"filter_subject": ">"} if self._subject is None else {})
+        elif self._at.since_ns:
+            config |= {"deliver_policy": "by_start_time", "opt_start_time": iso_time(self._at.since_ns)}
         else:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._at.after + 1}
         body = {"stream_name": self._stream, "config": config, "action": "create"}
@@ -210,11 +218,11 @@ class StreamReader:
             return JournalCorruptError(f"stream {self._stream} is not there any more")
         return self._connection.unavailable(error.message)
 
-    async def _request_more(self) -> None:
+    async def _request_more(self, count: int) -> None:
         self._pull = f"{self._inbox}.{next(self._pulls)}"
-        self._wanted = BATCH
+        self._wanted = count
         body = {
-            "batch": BATCH,
+            "batch": count,
             "max_bytes": BATCH_BYTES,
             "expires": EXPIRES_S * _S,
             "idle_heartbeat": IDLE_HEARTBEAT_S * _S,
