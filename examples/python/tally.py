@@ -11,7 +11,7 @@ async def tally(event: Event) -> None:
     global seen  # noqa: PLW0603 - all that this sink remembers
     seen += 1
     if seen % 10 == 0:
-        print(f"{seen} so far, the last one {event.id}", flush=True)  # noqa: T201
+        print(f"{seen} so far, the last one {event.id}", flush=True)
 
 
 if __name__ == "__main__":

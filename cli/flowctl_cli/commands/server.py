@@ -115,10 +115,27 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
     log: str | None = None
 
 
-@command(app, "flowctl server status", "flowctl server status --json", name="status")
-def status(session: Session, *, json: JsonOption = False) -> None:
+@command(
+    app,
+    "flowctl server status",
+    "flowctl server status --json",
+    "export NATS_URL=$(flowctl server status --nats-url)",
+    name="status",
+)
+def status(
+    session: Session,
+    *,
+    json: JsonOption = False,
+    nats_url: Annotated[
+        bool, typer.Option("--nats-url", help="Print the NATS address alone, with its credential, for other NATS clients.")
+    ] = False,
+) -> None:
     """Show whether the state directory's server runs and how it is reached. Exits with 3 if it does not."""
     view = look(session.state_dir)
+    record = server_record.read_record(session.state_dir) if nats_url else None
+    if record is not None:
+        say(record.nats_url)
+        return
     if json:
         print_json(view)
         if not view.running:
