@@ -23,11 +23,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Submit(Request, frozen=True, kw_only=True):
-    """Run this pipeline (the ``Pipeline`` struct as JSON). ``fresh`` forgets checkpoints."""
+    """Run this pipeline (the ``Pipeline`` struct as JSON). ``fresh`` forgets checkpoints.
+
+    With ``expected_seq`` it is refused if since that journal sequence anything has changed that its preview stands on: the
+    pipeline, the assignments of its instances, or a host.
+    """
 
     pipeline: msgspec.Raw
     source: str = ""
     fresh: bool = False
+    expected_seq: int | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +42,51 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     change: str
     seq: int
+
+
+class Preview(Request, frozen=True, kw_only=True):
+    """What would a submission of this pipeline do? See ``Submit``; nothing is written."""
+
+    pipeline: msgspec.Raw
+    fresh: bool = False
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of one instance: ``start``, ``replace``, ``stop`` or ``keep``.
+
+    ``fields`` are the fields of the component that differ (``config.path``), ``host`` where it runs or would run, ``rolling``
+    whether it waits until those replaced before it are healthy, ``waiting_for`` what would keep it from starting.
+    """
+
+    instance: str
+    action: str
+    host: str = ""
+    fields: list[str] = field(default_factory=list[str])
+    rolling: bool = False
+    waiting_for: str = ""
+
+
+class PreviewView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a submission would do, as of journal sequence ``seq``. ``change`` as in ``Submitted``."""
+
+    pipeline: str
+    revision: int
+    change: str
+    seq: int
+    steps: list[Step] = field(default_factory=list[Step])
+
+
+class DrainHost(Request, frozen=True, kw_only=True):
+    """Let a host run nothing any more: what it runs goes elsewhere, one instance of a pipeline after the other."""
+
+    host: str
+    reason: str = ""
+
+
+class UndrainHost(Request, frozen=True, kw_only=True):
+    """Let a host run instances again."""
+
+    host: str
 
 
 class Stop(Request, frozen=True, kw_only=True):
@@ -76,7 +126,10 @@ class StatusRequest(Request, frozen=True, kw_only=True):
 
 
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance as an operator sees it. Times are Unix milliseconds by the journal; ``waiting_for`` says for what."""
+    """One instance as an operator sees it. Times are Unix milliseconds by the journal; ``waiting_for`` says for what.
+
+    ``host`` is where it is to run, ``runs_on`` where its latest incarnation still lives: another one while it moves.
+    """
 
     instance: str
     component: str
@@ -88,6 +141,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: str = ""
     incarnation: int = 0
     host: str = ""
+    runs_on: str = ""
     handle: str = ""
     address: str = ""
     since_ms: int = 0
@@ -123,6 +177,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int = 0
     reason: str = ""
     instances: int = 0
+    drained: bool = False
 
 
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):

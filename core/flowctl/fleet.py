@@ -25,6 +25,8 @@ from flowctl.instance import (
 from flowctl.journal.events import (
     Aggregate,
     AggregateKind,
+    HostDrainCancelled,
+    HostDrainRequested,
     HostEvent,
     HostJoined,
     HostLeft,
@@ -127,7 +129,10 @@ HOST_LIFECYCLE: Final[dict[HostStatus, dict[type[JournalEvent], HostStatus]]] = 
 
 
 class Host(msgspec.Struct):
-    """One machine with an agent. ``seq`` is the entry that gave it its status."""
+    """One machine with an agent. ``seq`` is the entry that gave it its status.
+
+    ``drain`` is the request to empty it, as long as it stands; ``drain_seq`` the last entry that asked for that or took it back.
+    """
 
     name: str
     joined: HostJoined
@@ -135,6 +140,8 @@ class Host(msgspec.Struct):
     since_ns: int = 0
     reason: str = ""
     seq: int = 0
+    drain: HostDrainRequested | None = None
+    drain_seq: int = 0
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -280,10 +287,16 @@ class Fleet(msgspec.Struct):
         )
 
     def _apply_host(self, entry: Entry, name: str, event: HostEvent) -> None:
-        if isinstance(event, HostJoined):
-            self.hosts[name] = Host(name, event, "up", entry.time_ns, seq=entry.seq)
-            return
         host = self.hosts.get(name)
+        if isinstance(event, HostJoined):
+            drain, drain_seq = (host.drain, host.drain_seq) if host is not None else (None, 0)
+            self.hosts[name] = Host(name, event, "up", entry.time_ns, seq=entry.seq, drain=drain, drain_seq=drain_seq)
+            return
+        if isinstance(event, HostDrainRequested | HostDrainCancelled):
+            if host is not None:
+                host.drain = event if isinstance(event, HostDrainRequested) else None
+                host.drain_seq = entry.seq
+            return
         to = HOST_LIFECYCLE[host.status].get(type(event)) if host is not None else None
         if host is None or to is None:
             return

@@ -74,6 +74,7 @@ class Assignment(msgspec.Struct, frozen=True):
     revision: int
     component: Component
     reason: str = ""
+    rolling: bool = False
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -211,7 +212,7 @@ def fold_instance(instance: Instance, event: ComponentEvent, entry: Entry) -> No
 
 def _assigned(instance: Instance, event: ComponentAssigned, entry: Entry) -> None:
     instance.assignment = Assignment(
-        entry.seq, event.host, event.kind, event.driver, event.revision, event.component, event.reason
+        entry.seq, event.host, event.kind, event.driver, event.revision, event.component, event.reason, event.rolling
     )
     instance.withdrawn = None
     instance.drain = True

@@ -107,6 +107,9 @@ class HealthSettings(Settings):
     """The health monitor's."""
 
     silence_s: float = Field(30.0, gt=0, description="an instance is unhealthy after more than this many seconds of silence")
+    host_silence_s: float | None = Field(
+        None, gt=0, description="a host is lost after more than this many seconds of silence; unset: silence_s"
+    )
     check_interval_s: float = Field(0.5, gt=0, le=5, description="how often silence is looked for")
 
 
@@ -119,6 +122,9 @@ class AgentSettings(Settings):
 
     registry: str = Field("127.0.0.1:8080", description="host:port of the registry, as components on this host reach it")
     advertise_host: str = Field("127.0.0.1", description="the address at which other hosts reach components on this one")
+    port_range: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,5}-[0-9]{1,5})?$")] = Field(
+        "", description="first-last: the ports that components on this host listen on, for firewalls; empty: any free ones"
+    )
     labels: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, description="labels of this host for placement, for example gpu=true,zone=a"
     )
@@ -126,6 +132,15 @@ class AgentSettings(Settings):
     log_file_bytes: int = Field(10_000_000, ge=4096, description="a component's log file is rotated at this size")
     log_files: int = Field(5, ge=1, le=100, description="how many rotated log files of an instance are kept")
     kept_runs: int = Field(5, ge=1, le=1000, description="of how many exited runs of an instance the log files are kept")
+
+    @field_validator("port_range")
+    @classmethod
+    def _ports(cls, value: str) -> str:
+        if value:
+            first, last = (int(number) for number in value.split("-"))
+            if not 1 <= first <= last <= 65_535:
+                raise ValueError("expected two ports from 1 to 65535, the smaller one first")
+        return value
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -146,9 +161,12 @@ class ServerSettings(RegistrySettings, HealthSettings, OrchestratorSettings, Age
     @model_validator(mode="after")
     def _beat_often_enough(self) -> Self:
         """A shorter patience for silence needs heartbeats that are more frequent; those that were set stay as they are."""
-        for name in ("heartbeat_interval_s", "host_heartbeat_s"):
+        for name, patience_s in (
+            ("heartbeat_interval_s", self.silence_s),
+            ("host_heartbeat_s", self.silence_s if self.host_silence_s is None else self.host_silence_s),
+        ):
             if name not in self.model_fields_set:
-                setattr(self, name, min(getattr(self, name), self.silence_s / 3))
+                setattr(self, name, min(getattr(self, name), patience_s / 3))
         return self
 
 

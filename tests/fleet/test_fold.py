@@ -27,6 +27,8 @@ from flowctl.journal.events import (
     ComponentStarting,
     ComponentStatusChanged,
     ComponentUnassigned,
+    HostDrainCancelled,
+    HostDrainRequested,
     HostJoined,
     HostLeft,
     HostLost,
@@ -92,6 +94,8 @@ HOST_EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     HostRecovered: st.just(HostRecovered()),
     HostReconnected: st.builds(HostReconnected, away_s=st.floats(0, 100)),
     HostLeft: st.builds(HostLeft, reason=words),
+    HostDrainRequested: st.builds(HostDrainRequested, reason=words),
+    HostDrainCancelled: st.just(HostDrainCancelled()),
 }
 events = st.one_of(*COMPONENT_EVENTS.values(), *PIPELINE_EVENTS.values(), *HOST_EVENTS.values())
 aggregates = st.sampled_from(

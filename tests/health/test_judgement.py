@@ -18,7 +18,7 @@ from flowctl.journal.events import (
 )
 from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat
 from flowctl_health.deadlines import Deadlines
-from flowctl_health.decide import deadline_ns, judge
+from flowctl_health.decide import Patience, deadline_ns, judge
 from flowctl_health.observed import Observed
 from support.stories import EPOCH_NS, SECOND_NS, Story, orders
 
@@ -48,7 +48,7 @@ class Scene:
     def verdicts(self) -> list[str]:
         """The verdicts now, journalled a millisecond later."""
         fleet = self.story.fleet
-        drafts = judge(self.observed, fleet, [*fleet.instances, *fleet.hosts], silence_s=SILENCE_S)
+        drafts = judge(self.observed, fleet, [*fleet.instances, *fleet.hosts], Patience.of(SILENCE_S))
         last_s = (max(self.observed.stream.last_ns, self.story.now_ns) - EPOCH_NS) / SECOND_NS
         told: list[str] = []
         for draft in drafts:
@@ -74,7 +74,7 @@ def test_exactly_the_silence_is_not_too_long(scene: Scene):
     scene.hear(30.25)
     assert scene.verdicts() == []
     scene.hear(30.2501)
-    drafts = judge(scene.observed, scene.story.fleet, [NUMBERS], silence_s=SILENCE_S)
+    drafts = judge(scene.observed, scene.story.fleet, [NUMBERS], Patience.of(SILENCE_S))
     event = drafts[0].event
     assert isinstance(event, ComponentStatusChanged)
     assert (event.status, event.previous, event.reason) == ("unhealthy", "healthy", "no heartbeat for 30.0 s")
@@ -175,7 +175,7 @@ def test_the_ended_are_not_judged(scene: Scene, end: ComponentDeregistered | Com
     scene.story.of(NUMBERS, end)
     scene.registry(0.5, 60)
     assert scene.verdicts() == []
-    assert deadline_ns(scene.observed, scene.story.fleet, NUMBERS, silence_s=SILENCE_S) is None
+    assert deadline_ns(scene.observed, scene.story.fleet, NUMBERS, Patience.of(SILENCE_S)) is None
 
 
 def test_a_zombie_does_not_speak_for_its_successor(scene: Scene):
@@ -260,10 +260,10 @@ def test_never_early(beats: list[tuple[float, bool, int]], silence_s: float):
         beat: Beat = Heartbeat(NUMBERS, 1) if own else REGISTRY
         observed.apply(StoredBeat(seq, EPOCH_NS + round(now_s * SECOND_NS), beat))
         counted_s = now_s - max(heard_s, since_s)
-        verdict = judge(observed, story.fleet, [NUMBERS], silence_s=silence_s)
+        verdict = judge(observed, story.fleet, [NUMBERS], Patience.of(silence_s))
         if abs(counted_s - silence_s) > 1e-6:
             assert bool(verdict) == (counted_s > silence_s)
-        look_ns = deadline_ns(observed, story.fleet, NUMBERS, silence_s=silence_s)
+        look_ns = deadline_ns(observed, story.fleet, NUMBERS, Patience.of(silence_s))
         assert look_ns is not None
         assert bool(verdict) == (look_ns < observed.registry.last_ns)
 
@@ -290,3 +290,16 @@ def test_ten_thousand_are_cheap():
         deadlines.set(InstanceId("p", f"c{number}", 0), number)
     assert len(deadlines.due(10)) == 10
     assert deadlines.next_ns() == 10
+
+
+def test_hosts_may_have_less_patience_than_instances():
+    """A host is lost after its own time of silence, while the instances on it still have theirs."""
+    scene = Scene()
+    scene.story.tell(Aggregate.of_host("h1"), HostJoined(agent="a", address="127.0.0.1", drivers=["process"]), at_s=0)
+    for tenth in range(0, 70, 5):
+        scene.hear(tenth / 10)
+    patience = Patience.of(30.0, 5.0)
+    assert deadline_ns(scene.observed, scene.story.fleet, "h1", patience) == EPOCH_NS + 5 * SECOND_NS
+    drafts = judge(scene.observed, scene.story.fleet, ["h1"], patience)
+    assert [type(draft.event) for draft in drafts] == [HostLost]
+    assert judge(scene.observed, scene.story.fleet, ["h1"], Patience.of(30.0)) == []

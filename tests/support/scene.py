@@ -20,6 +20,7 @@ from flowctl.journal.log import Draft, Entry
 from flowctl.projection import refusal
 from flowctl.spec.model import Pipeline
 from flowctl_orchestrator.decide import decide_restart, decide_scale, decide_stop, decide_submit
+from flowctl_orchestrator.drain import decide_drain, decide_undrain
 from flowctl_orchestrator.plan import Plan, plan
 from support.fleet_world import Program, World
 from support.ledger import Ledger
@@ -63,6 +64,14 @@ class Scene:
     def restart(self, name: str, component: str | None = None, index: int | None = None) -> list[Entry]:
         """``flowctl restart``."""
         return self.obey(decide_restart(self.fleet, name, component, index))
+
+    def drain(self, host: str) -> list[Entry]:
+        """``flowctl hosts drain``."""
+        return self.obey(decide_drain(self.fleet, host, reason="new kernel"))
+
+    def undrain(self, host: str) -> list[Entry]:
+        """``flowctl hosts undrain``."""
+        return self.obey(decide_undrain(self.fleet, host))
 
     def plan(self) -> Plan:
         """Plan, append it, and make sure that nothing is left to plan."""

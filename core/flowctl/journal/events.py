@@ -63,7 +63,10 @@ class PipelineStatusChanged(Fact, frozen=True, kw_only=True):
 
 
 class ComponentAssigned(Fact, frozen=True, kw_only=True):
-    """A host is to run the instance; the entry's own sequence names this assignment. A later one replaces it."""
+    """A host is to run the instance; the entry's own sequence names this assignment. A later one replaces it.
+
+    ``rolling`` says that it takes the place of an assignment that was well: no other is replaced until this one is well too.
+    """
 
     host: str
     kind: Kind
@@ -71,6 +74,7 @@ class ComponentAssigned(Fact, frozen=True, kw_only=True):
     revision: int
     component: Component
     reason: str = ""
+    rolling: bool = False
 
 
 class ComponentUnassigned(Fact, frozen=True, kw_only=True):
@@ -225,6 +229,16 @@ class HostLeft(Fact, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class HostDrainRequested(Fact, frozen=True, kw_only=True):
+    """The host is to run nothing: what it runs goes elsewhere, one instance of a pipeline at a time, and nothing new comes."""
+
+    reason: str = ""
+
+
+class HostDrainCancelled(Fact, frozen=True, kw_only=True):
+    """The host may run instances again. Nothing that left it is moved back."""
+
+
 ComponentEvent = (
     ComponentAssigned
     | ComponentUnassigned
@@ -241,7 +255,7 @@ ComponentEvent = (
     | ComponentLettersRedriven
 )
 PipelineEvent = PipelineSubmitted | PipelineScaled | PipelineStopRequested | PipelineStatusChanged
-HostEvent = HostJoined | HostLost | HostRecovered | HostReconnected | HostLeft
+HostEvent = HostJoined | HostLost | HostRecovered | HostReconnected | HostLeft | HostDrainRequested | HostDrainCancelled
 JournalEvent = ComponentEvent | PipelineEvent | HostEvent
 
 EVENT_TYPES: Final[tuple[type[JournalEvent], ...]] = JournalEvent.__args__

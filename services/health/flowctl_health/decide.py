@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from flowctl.fleet import Fleet, Host, Instance
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentStatusChanged, HostLost, HostRecovered, Status
@@ -16,34 +18,54 @@ Subject = InstanceId | str
 """Who is judged: an instance, or a host by its name."""
 
 
-def judge(observed: Observed, fleet: Fleet, subjects: Iterable[Subject], *, silence_s: float) -> list[Draft]:
+class Patience(msgspec.Struct, frozen=True):
+    """How many seconds of silence are too many, for an instance and for a host."""
+
+    instance_s: float
+    host_s: float
+
+    @classmethod
+    def of(cls, silence_s: float, host_silence_s: float | None = None) -> "Patience":
+        """The same for both, unless hosts have their own."""
+        return cls(silence_s, silence_s if host_silence_s is None else host_silence_s)
+
+    @property
+    def instance_ns(self) -> int:
+        """Nanoseconds."""
+        return round(self.instance_s * 1e9)
+
+    @property
+    def host_ns(self) -> int:
+        """Nanoseconds."""
+        return round(self.host_s * 1e9)
+
+
+def judge(observed: Observed, fleet: Fleet, subjects: Iterable[Subject], patience: Patience) -> list[Draft]:
     """Whose state has changed? At most one draft for each subject, none for whom the journal has it right."""
-    silence_ns = round(silence_s * 1e9)
     drafts: list[Draft] = []
     for subject in subjects:
         if isinstance(subject, InstanceId):
             instance = fleet.instances.get(subject)
-            draft = _judge_instance(observed, instance, silence_ns) if instance is not None else None
+            draft = _judge_instance(observed, instance, patience.instance_ns) if instance is not None else None
         else:
             host = fleet.hosts.get(subject)
-            draft = _judge_host(observed, host, silence_ns) if host is not None else None
+            draft = _judge_host(observed, host, patience.host_ns) if host is not None else None
         if draft is not None:
             drafts.append(draft)
     return drafts
 
 
-def deadline_ns(observed: Observed, fleet: Fleet, subject: Subject, *, silence_s: float) -> int | None:
+def deadline_ns(observed: Observed, fleet: Fleet, subject: Subject, patience: Patience) -> int | None:
     """Until when may the subject stay silent, Unix nanoseconds? None if its silence is not waited for."""
-    silence_ns = round(silence_s * 1e9)
     if isinstance(subject, InstanceId):
         instance = fleet.instances.get(subject)
         if instance is None or not judged(instance) or _is_unhealthy(instance, SILENT):
             return None
-        return max(_heard_ns(observed, instance), observed.registry.begin_ns) + silence_ns
+        return max(_heard_ns(observed, instance), observed.registry.begin_ns) + patience.instance_ns
     host = fleet.hosts.get(subject)
     if host is None or host.status != "up":
         return None
-    return max(_host_heard_ns(observed, host), observed.stream.begin_ns) + silence_ns
+    return max(_host_heard_ns(observed, host), observed.stream.begin_ns) + patience.host_ns
 
 
 def judged(instance: Instance) -> bool:

@@ -22,7 +22,7 @@ from flowctl.journal.log import Draft, Entry, Heartbeat, HostBeat, ServiceBeat, 
 from flowctl.serving import ServiceContext
 from flowctl.settings import HealthSettings
 from flowctl_health.deadlines import Deadlines
-from flowctl_health.decide import Subject, deadline_ns, judge
+from flowctl_health.decide import Patience, Subject, deadline_ns, judge
 from flowctl_health.observed import Observed
 
 CHUNK: Final = 500
@@ -39,6 +39,7 @@ class HealthService:
     def __init__(self, context: ServiceContext, settings: HealthSettings) -> None:
         self._context = context
         self._settings = settings
+        self._patience = Patience.of(settings.silence_s, settings.host_silence_s)
         self._projection = context.projection
         self._actor = f"health/{settings.name}"
         self._observed = Observed()
@@ -155,7 +156,7 @@ class HealthService:
 
     async def _judge_some(self, subjects: list[Subject]) -> None:
         def decision(fleet: Fleet) -> list[Draft]:
-            return judge(self._observed, fleet, subjects, silence_s=self._settings.silence_s)
+            return judge(self._observed, fleet, subjects, self._patience)
 
         try:
             entries = await self._projection.decide(decision, actor=self._actor)
@@ -170,7 +171,7 @@ class HealthService:
             self._plan(subject)
 
     def _plan(self, subject: Subject) -> None:
-        look_ns = deadline_ns(self._observed, self._projection.fleet, subject, silence_s=self._settings.silence_s)
+        look_ns = deadline_ns(self._observed, self._projection.fleet, subject, self._patience)
         if look_ns is None:
             return
         if isinstance(subject, InstanceId):

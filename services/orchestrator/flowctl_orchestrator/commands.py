@@ -7,18 +7,21 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
 from flowctl import __version__, api
-from flowctl.decision import Decision
+from flowctl.decision import Decision, Rejected
 from flowctl.errors import InvalidSpecError, NotFoundError, UserError
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
 from flowctl.journal.events import PipelineSubmitted
 from flowctl.journal.log import Entry
-from flowctl.projection import Projection
+from flowctl.projection import Projection, refusal
 from flowctl.spec.checks import MAX_PIPELINE_BYTES, verify
 from flowctl.spec.model import Pipeline
 from flowctl_orchestrator import decide
+from flowctl_orchestrator.drain import decide_drain, decide_undrain
 from flowctl_orchestrator.lifecycle import is_live
+from flowctl_orchestrator.placement import is_on
 from flowctl_orchestrator.planner import Planner
+from flowctl_orchestrator.preview import moved, preview
 from flowctl_orchestrator.views import answer
 
 _decoder = msgspec.json.Decoder(Pipeline)
@@ -46,6 +49,8 @@ class Commands:
 
         def choose(fleet: Fleet) -> Decision:
             nonlocal change
+            if request.expected_seq is not None and (what := moved(fleet, pipeline.name, request.expected_seq)) is not None:
+                return Rejected("precondition", f"the plan is out of date: {what}", hint="look at the new plan and decide again")
             state = fleet.pipelines.get(pipeline.name)
             change = "changed" if state is not None and is_live(state) else "created"
             return decide.decide_submit(fleet, pipeline, source=request.source, fresh=request.fresh)
@@ -58,6 +63,44 @@ class Commands:
         if state is None:
             raise NotFoundError(f"pipeline {pipeline.name} was not accepted")
         return api.Submitted(pipeline=pipeline.name, revision=state.revision, change="unchanged", seq=state.submitted_seq)
+
+    async def preview(self, request: api.Preview) -> api.PreviewView:
+        """What a submission would do now.
+
+        Raises:
+            InvalidSpecError, RefusedError: see ``submit``.
+        """
+        self._requests.labels("preview").inc()
+        pipeline = read_pipeline(request.pipeline)
+        await self._projection.sync()
+        found = preview(self._projection.fleet, pipeline, self._projection.journal.now_ns(), fresh=request.fresh)
+        if isinstance(found, Rejected):
+            raise refusal(found)
+        return found
+
+    async def drain(self, request: api.DrainHost) -> api.Done:
+        """Empty a host; done already if it was told so.
+
+        Raises:
+            NotFoundError: there is no such host.
+        """
+        self._requests.labels("drain").inc()
+        entries = await self._decide(lambda fleet: decide_drain(fleet, request.host, reason=request.reason), request)
+        return api.Done(seq=self._last(entries), instances=self._on_host(request.host))
+
+    async def undrain(self, request: api.UndrainHost) -> api.Done:
+        """Use a host again; done already if it is used.
+
+        Raises:
+            NotFoundError: there is no such host.
+        """
+        self._requests.labels("undrain").inc()
+        entries = await self._decide(lambda fleet: decide_undrain(fleet, request.host), request)
+        return api.Done(seq=self._last(entries), instances=self._on_host(request.host))
+
+    def _on_host(self, name: str) -> list[str]:
+        """What a host runs or is to run."""
+        return sorted(str(each.id) for each in self._projection.fleet.instances.values() if is_on(each, name))
 
     async def stop(self, request: api.Stop) -> api.Done:
         """End a pipeline; done already if it has ended.

@@ -1,6 +1,8 @@
 """Which host is to run an instance, and why none can. Pure."""
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -10,6 +12,9 @@ from flowctl.spec.model import Component, Driver, Pipeline
 
 HOST_RETURN_S: Final = 60.0
 """How long the instances of a host whose agent left on purpose wait for it (an upgrade) before they go elsewhere."""
+
+
+NO_SIBLINGS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class Nowhere(msgspec.Struct, frozen=True):
@@ -44,14 +49,38 @@ def loads(fleet: Fleet) -> Counter[str]:
     return found
 
 
-def place(hosts: dict[str, Host], component: Component, driver: Driver, load: Counter[str], *, prefer: str = "") -> str | Nowhere:
-    """Where to run one more instance: on ``prefer`` if it will do, else on the least loaded host, by name among equals."""
-    candidates = [host.name for host in hosts.values() if host.status == "up" and fits(host, component, driver)]
+def place(
+    hosts: dict[str, Host],
+    component: Component,
+    driver: Driver,
+    load: Counter[str],
+    *,
+    prefer: str = "",
+    siblings: Mapping[str, int] = NO_SIBLINGS,
+) -> str | Nowhere:
+    """Where to run one more instance: on ``prefer`` if it will do, else where the fewest of its ``siblings`` are.
+
+    ``siblings`` counts the component's other instances by host: replicas are spread, so that a lost host takes few of them. Among
+    equals the least loaded host is taken, then the first by name.
+    """
+    candidates = [host.name for host in hosts.values() if takes(host) and fits(host, component, driver)]
     if prefer in candidates:
         return prefer
     if not candidates:
         return Nowhere(_why_nowhere(hosts, component, driver))
-    return min(candidates, key=lambda name: (load[name], name))
+    return min(candidates, key=lambda name: (siblings.get(name, 0), load[name], name))
+
+
+def takes(host: Host) -> bool:
+    """Whether the host takes new instances: it is up and not drained."""
+    return host.status == "up" and host.drain is None
+
+
+def is_on(instance: Instance, host: str) -> bool:
+    """Whether the host runs the instance, or is to."""
+    if instance.active and instance.run_host == host:
+        return True
+    return instance.assignment is not None and instance.wanted and instance.assignment.host == host
 
 
 def gone(hosts: dict[str, Host], name: str) -> bool:
@@ -66,6 +95,8 @@ def to_be_left(hosts: dict[str, Host], instance: Instance, now_ns: int) -> bool:
         return False
     host = hosts.get(instance.assignment.host)
     if host is None or host.status == "lost":
+        return True
+    if host.drain is not None and host.status == "up":
         return True
     if host.status == "up":
         return not instance.active and not fits(host, instance.assignment.component, instance.assignment.driver)
@@ -93,12 +124,13 @@ def _why_nowhere(hosts: dict[str, Host], component: Component, driver: Driver) -
         if host is None:
             return f"host {named} has not joined"
         if fits(host, component, driver):
-            return f"host {named} is lost" if host.status == "lost" else f"the agent of host {named} has left"
+            return f"host {named} {_unavailable(host)}"
         if driver not in host.joined.drivers:
             return f"host {named} does not offer driver {driver}"
     able = [host for host in hosts.values() if fits(host, component, driver)]
     if able:
-        return f"every host that would do is away: {', '.join(sorted(f'{host.name} is {host.status}' for host in able)[:5])}"
+        away = ", ".join(sorted(f"{host.name} {_unavailable(host)}" for host in able)[:5])
+        return f"no host that would do is available: {away}"
     offering = [host for host in hosts.values() if driver in host.joined.drivers and (named is None or host.name == named)]
     if not offering:
         return f"no host offers driver {driver}"
@@ -107,3 +139,9 @@ def _why_nowhere(hosts: dict[str, Host], component: Component, driver: Driver) -
         if all(host.joined.labels.get(key) != value for host in offering):
             return f"{f'host {named} does not match' if named else 'no host matches'} label {key}={value}"
     return f"no host matches all of the labels {', '.join(f'{key}={value}' for key, value in labels.items())}"
+
+
+def _unavailable(host: Host) -> str:
+    if host.status == "up":
+        return "is drained"
+    return "is lost" if host.status == "lost" else "has no agent: it has left"

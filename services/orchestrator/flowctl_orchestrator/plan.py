@@ -92,6 +92,8 @@ class _Sketch:
         self._known_load = load
         self._causes: dict[int, int] = {}
         self._nowhere: dict[InstanceId, str] = {}
+        self._held: dict[InstanceId, str] = {}
+        self._spread: dict[str, Counter[str]] = {}
         self.fleet = Fleet(seq=fleet.seq, time_ns=now_ns, hosts=fleet.hosts)
         self.fleet.pipelines[name] = copy(fleet.pipelines[name])
         self.fleet.add(copy(instance) for instance in fleet.members.get(name, ()))
@@ -134,13 +136,44 @@ class _Sketch:
         ]
 
     def _assignments(self) -> list[Draft]:
-        self._nowhere = {}
+        """Everybody who needs a new assignment gets one at once, but those that are well are replaced one after the other."""
+        self._nowhere, self._held = {}, {}
         if not is_live(self.state):
             return []
         targets = self._targets()
+        self._spread = _spread(targets)
         busy = self._busy(targets)
-        drafts = [self._assign(target, *why) for target in targets if (why := self._why_assign(target, busy)) is not None]
-        return [draft for draft in drafts if draft is not None]
+        gate = self._gate(targets)
+        drafts: list[Draft] = []
+        for target in targets:
+            why = self._why_assign(target, busy)
+            if why is None:
+                continue
+            instance = target.instance
+            rolling = is_well(instance) and not self._is_away(instance)
+            if rolling and gate is not None:
+                self._held[instance.id] = f"{short(gate)} to be healthy before it is replaced"
+                continue
+            draft = self._assign(target, *why, rolling=rolling)
+            if draft is not None:
+                drafts.append(draft)
+                gate = instance.id if rolling else gate
+        return drafts
+
+    def _gate(self, targets: Sequence["_Target"]) -> InstanceId | None:
+        """Who has taken the place of an instance that was well, in this revision, and is not well yet itself."""
+        for target in targets:
+            instance, assignment = target.instance, target.instance.assignment
+            if assignment is None or not assignment.rolling or assignment.revision != self.state.revision:
+                continue
+            if not (instance.completed or is_well(instance) or self._is_away(instance)):
+                return instance.id
+        return None
+
+    def _is_away(self, instance: Instance) -> bool:
+        """Whether the host that is to run it does not answer."""
+        host = self.fleet.hosts.get(instance.assignment.host) if instance.assignment is not None else None
+        return host is None or host.status != "up"
 
     def _why_assign(self, target: "_Target", busy: frozenset[str]) -> tuple[str, int] | None:
         """Why the instance needs a new assignment, with the entry that led to it; None if the one it has will do."""
@@ -157,24 +190,35 @@ class _Sketch:
             return f"tried again at once with revision {state.revision}", state.submitted_seq
         if to_be_left(self.fleet.hosts, instance, self._now_ns):
             host = self.fleet.hosts.get(assignment.host)
-            return (f"host {host.name} is {host.status}", host.seq) if host else (f"host {assignment.host} is not there", 0)
+            if host is None:
+                return f"host {assignment.host} is not there", 0
+            if host.status == "up" and host.drain is not None:
+                return f"host {host.name} is drained", host.drain_seq
+            return f"host {host.name} is {host.status}", host.seq
         return None
 
-    def _assign(self, target: "_Target", reason: str, cause: int) -> Draft | None:
+    def _assign(self, target: "_Target", reason: str, cause: int, *, rolling: bool) -> Draft | None:
         instance = target.instance
         assignment = instance.assignment
         before = assignment.host if assignment is not None else _last_host(instance)
         prefer = "" if to_be_left(self.fleet.hosts, instance, self._now_ns) else before
-        host = place(self.fleet.hosts, target.component, target.driver, self._load, prefer=prefer)
+        siblings = self._spread[instance.id.component]
+        if assignment is not None and instance.wanted:
+            siblings[assignment.host] -= 1
+        host = place(self.fleet.hosts, target.component, target.driver, self._load, prefer=prefer, siblings=siblings)
         if isinstance(host, Nowhere):
+            siblings.update([assignment.host] if assignment is not None and instance.wanted else [])
             if assignment is None:
                 self._nowhere[instance.id] = host.reason
             elif not target.is_what(assignment):
                 self._nowhere[instance.id] = f"{host.reason} (for revision {self.state.revision})"
+            elif not self._is_away(instance):
+                self._nowhere[instance.id] = f"{host.reason} (it stays on {assignment.host} until then)"
             return None
         if assignment is not None and instance.wanted:
             self._load[assignment.host] -= 1
         self._load[host] += 1
+        siblings[host] += 1
         event = ComponentAssigned(
             host=host,
             kind=target.kind,
@@ -182,6 +226,7 @@ class _Sketch:
             revision=self.state.revision,
             component=target.component,
             reason=reason,
+            rolling=rolling,
         )
         return self._draft(Aggregate.of_instance(instance.id), event, cause)
 
@@ -270,7 +315,8 @@ class _Sketch:
         found: dict[InstanceId, str] = {}
         if is_live(self.state):
             for instance in desired(self.fleet, self.state):
-                reason = self._nowhere.get(instance.id) or waiting_for(self.fleet, instance, self._now_ns)
+                reason = self._nowhere.get(instance.id) or self._held.get(instance.id, "")
+                reason = reason or waiting_for(self.fleet, instance, self._now_ns)
                 if reason:
                     found[instance.id] = reason
         wave, later = self._waves()
@@ -314,6 +360,15 @@ class _Target(msgspec.Struct, frozen=True):
             return False
         assigned = assignment.component
         return assigned == self.component or component_hash(assigned) == component_hash(self.component)
+
+
+def _spread(targets: Sequence[_Target]) -> dict[str, Counter[str]]:
+    """How many instances of each component each host is to run."""
+    found = {target.component.id: Counter[str]() for target in targets}
+    for target in targets:
+        if target.instance.assignment is not None and target.instance.wanted:
+            found[target.component.id][target.instance.assignment.host] += 1
+    return found
 
 
 def _last_host(instance: Instance) -> str:

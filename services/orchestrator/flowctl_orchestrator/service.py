@@ -39,6 +39,9 @@ class OrchestratorService:
             return
         self._endpoints = self._context.endpoints(api.ORCHESTRATOR)
         self._endpoints.add("submit", api.Submit, self.commands.submit)
+        self._endpoints.add("preview", api.Preview, self.commands.preview)
+        self._endpoints.add("drain", api.DrainHost, self.commands.drain)
+        self._endpoints.add("undrain", api.UndrainHost, self.commands.undrain)
         self._endpoints.add("stop", api.Stop, self.commands.stop)
         self._endpoints.add("restart", api.RestartInstances, self.commands.restart)
         self._endpoints.add("scale", api.Scale, self.commands.scale)

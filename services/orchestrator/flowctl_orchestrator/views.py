@@ -125,6 +125,7 @@ def _instance_view(
         waiting_for=waiting,
         incarnation=instance.incarnation,
         host=instance.assignment.host if instance.assignment is not None else instance.run_host,
+        runs_on=instance.run_host if instance.active else "",
         handle=instance.handle if instance.active else "",
         address=instance.address,
         since_ms=instance.since_ns // _MS,
@@ -149,6 +150,14 @@ def host_view(host: Host, instances: int, around: Circumstances) -> api.HostView
         drivers=list(host.joined.drivers),
         labels=dict(host.joined.labels),
         since_ms=host.since_ns // _MS,
-        reason=f"the journal does not answer; last known: {host.status}" if lost else host.reason,
+        reason=f"the journal does not answer; last known: {host.status}" if lost else _host_reason(host),
         instances=instances,
+        drained=host.drain is not None,
     )
+
+
+def _host_reason(host: Host) -> str:
+    if host.drain is None:
+        return host.reason
+    why = f": {host.drain.reason}" if host.drain.reason else ""
+    return f"{host.reason}; drained{why}" if host.reason else f"drained{why}"
