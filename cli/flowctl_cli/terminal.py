@@ -117,6 +117,11 @@ class RowPrinter:
         say(_line(cells, self._widths, colour=self._colour, width=width))
 
 
+def is_interactive() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def say(text: str = "") -> None:
     """Print one line to stdout, at once."""
     sys.stdout.write(f"{text}\n")

@@ -4,7 +4,7 @@ import asyncio
 
 import typer
 
-from flowctl_cli.commands.up import FileArgument, FreshOption, LogsOption, UpTimeoutOption, Wish, pursue
+from flowctl_cli.commands.up import FileArgument, FreshOption, LogsOption, UpTimeoutOption, Wish, YesOption, pursue, request_of
 from flowctl_cli.session import JsonOption, Session, command, new_app
 
 app = new_app()
@@ -18,7 +18,9 @@ def run(
     timeout: UpTimeoutOption = None,
     fresh: FreshOption = False,
     logs: LogsOption = None,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline in the foreground and follow it until it ends: the same as `up` without --detach."""
-    raise typer.Exit(asyncio.run(pursue(session, Wish(file=file, timeout_s=timeout, fresh=fresh, logs=logs, json=json))))
+    wish = Wish(file=file, timeout_s=timeout, fresh=fresh, logs=logs, json=json, yes=yes)
+    raise typer.Exit(asyncio.run(pursue(session, wish, lambda: request_of(wish))))

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,11 @@ import msgspec
 import typer
 
 from flowctl import api
-from flowctl.errors import EXIT_DONE, EXIT_INTERRUPTED, DeadlineError, FlowctlError, UserError
-from flowctl_cli import plane, questions, show, terminal
+from flowctl.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, DeadlineError, FlowctlError, UserError
+from flowctl_cli import plane, questions, rollout, show, terminal
 from flowctl_cli.board import ended
 from flowctl_cli.pursuit import Goal, Interrupts, Outcome, Pursuit
-from flowctl_cli.session import JsonOption, Session, command, new_app
+from flowctl_cli.session import JsonOption, Session, command, new_app, run
 from flowctl_cli.upkeep import ENDING_S, Upkeep
 
 app = new_app()
@@ -31,6 +32,17 @@ LogsOption = Annotated[
         "--logs/--no-logs",
         help="Show everything that the instances print, or nothing; what they write to stdout if neither is given.",
         show_default=False,
+    ),
+]
+PlanOption = Annotated[bool, typer.Option("--plan", help="Show what would be started, replaced and stopped; do nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a running pipeline is changed.")]
+PlannedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--planned",
+        metavar="SEQ",
+        min=0,
+        help="Submit only if what the plan of journal entry SEQ (from --plan --json) stands on is still so.",
     ),
 ]
 UpTimeoutOption = Annotated[
@@ -55,6 +67,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
     logs: bool | None = None
     json: bool = False
+    yes: bool = False
+    planned: int | None = None
 
 
 @command(
@@ -63,6 +77,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     "flowctl up pipeline.yaml --detach --wait --timeout 30",
     "flowctl up pipeline.yaml --log-level debug",
     "flowctl up pipeline.yaml --fresh",
+    "flowctl up pipeline.yaml --plan",
+    "flowctl up pipeline.yaml --detach --planned 18231",
 )
 def up(
     session: Session,
@@ -75,22 +91,31 @@ def up(
     timeout: UpTimeoutOption = None,
     fresh: FreshOption = False,
     logs: LogsOption = None,
+    plan: PlanOption = False,
+    yes: YesOption = False,
+    planned: PlannedOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline and follow it until it ends; starts a server if none runs.
 
-    Submitting a pipeline that runs already replaces only what has changed in its file. Exits with 0 when the pipeline has
-    completed or was stopped by somebody, with 1 and the reason of each component when it has failed. The first Ctrl-C drains and
-    stops the pipeline, the second leaves it to itself; both exit with 130.
+    Submitting a pipeline that runs already replaces only what has changed in its file, and what is healthy one instance after
+    the other; on a terminal it shows the plan and asks first. Exits with 0 when the pipeline has completed or was stopped by
+    somebody, with 1 and the reason of each component when it has failed. The first Ctrl-C drains and stops the pipeline, the
+    second leaves it to itself; both exit with 130.
     """
     if wait and not detach:
         raise UserError("--wait goes with --detach", hint="without --detach, up follows the pipeline until it ends")
-    wish = Wish(file=file, detach=detach, wait=wait, timeout_s=timeout, fresh=fresh, logs=logs, json=json)
-    raise typer.Exit(asyncio.run(pursue(session, wish)))
+    wish = Wish(
+        file=file, detach=detach, wait=wait, timeout_s=timeout, fresh=fresh, logs=logs, json=json, yes=yes, planned=planned
+    )
+    if plan:
+        run(rollout.show_plan(session, request_of(wish), json=json, timeout_s=CALL_S))
+        return
+    raise typer.Exit(asyncio.run(pursue(session, wish, lambda: request_of(wish))))
 
 
-async def pursue(session: Session, wish: Wish) -> int:
-    """Do it all; the exit code."""
+async def pursue(session: Session, wish: Wish, make_request: Callable[[], api.Submit]) -> int:
+    """Submit what ``make_request`` makes, and do all that the wish says; the exit code."""
     interrupts = Interrupts()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -98,7 +123,7 @@ async def pursue(session: Session, wish: Wish) -> int:
     with Upkeep.keeping(session, stay=wish.detach) as upkeep:
         upkeep.begin()
         try:
-            request = await asyncio.to_thread(_request, wish)
+            request = await asyncio.to_thread(make_request)
             await _unless_interrupted(asyncio.to_thread(upkeep.ready), interrupts.happened)
             if interrupts.count:
                 upkeep.discard()
@@ -128,7 +153,7 @@ async def _unless_interrupted(work: Any, interrupted: asyncio.Event) -> None:  #
     waits[1].cancel()
 
 
-def _request(wish: Wish) -> api.Submit:
+def request_of(wish: Wish) -> api.Submit:
     """Read and check the file.
 
     Raises:
@@ -144,6 +169,7 @@ def _request(wish: Wish) -> api.Submit:
         # Relative paths start where the file is; standard input counts as a file "-" of the directory that one is in.
         source=str(Path(wish.file).absolute()),
         fresh=wish.fresh,
+        expected_seq=wish.planned,
         correlation=uuid.uuid4().hex,
     )
 
@@ -153,6 +179,12 @@ async def _submit_and_follow(
 ) -> tuple[int, int]:
     """The exit code, and how many other pipelines are live."""
     async with plane.opened(session, timeout_s=CALL_S) as control:
+        if not (wish.yes or wish.json) and wish.planned is None and terminal.is_interactive():
+            agreed = await rollout.agreed(control, request, interrupts.happened)
+            if agreed is None:
+                terminal.note("nothing was changed")
+                return EXIT_INTERRUPTED if interrupts.count else EXIT_FAILED, 1
+            request = agreed
         submitted = await control.ask(api.ORCHESTRATOR, "submit", request, api.Submitted)
         if not wish.json:
             terminal.note(_sentence(submitted))

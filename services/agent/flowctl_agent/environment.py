@@ -31,7 +31,7 @@ _DROPPED_PREFIXES: Final = ("FLOWCTL_", "NATS_", "LD_", "DYLD_")
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is the same for all components of a host. ``registry`` and hosts as components reach them."""
+    """What a host gives to a component. ``registry`` and hosts as components reach them; port 0 is any free one."""
 
     registry: str
     advertise_host: str
@@ -39,6 +39,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     log_format: str
     env: Mapping[str, str]
+    data_port: int = 0
+    health_port: int = 0
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +136,9 @@ def identity(key: RunKey, assignment: Assignment, surroundings: Surroundings) ->
     """The variables that tell a component who it is. The driver adds where its files are."""
     component = assignment.component
     ports = component.ports
-    host = _bind_host(surroundings.advertise_host)
+    host = bind_host(surroundings.advertise_host)
+    data = ports.data if ports is not None and ports.data else surroundings.data_port
+    health = ports.health if ports is not None and ports.health else surroundings.health_port
     return {
         "FLOWCTL_ENDPOINT": surroundings.registry,
         "FLOWCTL_PIPELINE": key.instance.pipeline,
@@ -142,9 +146,9 @@ def identity(key: RunKey, assignment: Assignment, surroundings: Surroundings) ->
         "FLOWCTL_INSTANCE_INDEX": str(key.instance.index),
         "FLOWCTL_INCARNATION": str(key.incarnation),
         "FLOWCTL_COMPONENT_KIND": assignment.kind,
-        "FLOWCTL_LISTEN": f"{host}:{ports.data or 0 if ports else 0}",
+        "FLOWCTL_LISTEN": f"{host}:{data}",
         "FLOWCTL_ADVERTISE_HOST": surroundings.advertise_host,
-        "FLOWCTL_HEALTH_LISTEN": f"{host}:{ports.health or 0 if ports else 0}",
+        "FLOWCTL_HEALTH_LISTEN": f"{host}:{health}",
         "FLOWCTL_ON_ERROR": _on_error(component.on_error),
         "FLOWCTL_LOG_LEVEL": surroundings.log_level,
         "FLOWCTL_LOG_FORMAT": surroundings.log_format,
@@ -152,7 +156,7 @@ def identity(key: RunKey, assignment: Assignment, surroundings: Surroundings) ->
     }
 
 
-def _bind_host(advertised: str) -> str:
+def bind_host(advertised: str) -> str:
     """Where to listen so that peers reach the advertised host, and nobody else where that can be said."""
     if advertised == "localhost":
         return "127.0.0.1"

@@ -21,8 +21,9 @@ from flowctl.serving import ServiceContext
 from flowctl.settings import AgentSettings
 from flowctl_agent.drivers import Driver, Launch, RunKey
 from flowctl_agent.drivers.process import ProcessDriver
-from flowctl_agent.environment import Place, Surroundings, prepare, working_directory
+from flowctl_agent.environment import Place, Surroundings, bind_host, prepare, working_directory
 from flowctl_agent.metrics import AgentMetrics
+from flowctl_agent.ports import PortRange
 from flowctl_agent.presence import Presence
 from flowctl_agent.probe import Prober
 from flowctl_agent.reconciler import Reconciler
@@ -51,6 +52,7 @@ class AgentService:
             log_files=settings.log_files,
             kept_runs=settings.kept_runs,
         )
+        self._ports = PortRange.of(settings.port_range, bind_host(settings.advertise_host))
         self._lock = -1
         self._started = False
         projection, clock = context.projection, context.clock
@@ -170,6 +172,8 @@ class AgentService:
             log_level=settings.log_level,
             log_format="json" if settings.log_format == "json" else "console",  # people read it with `flowctl logs`
             env=os.environ,
+            data_port=self._ports.take() if self._ports is not None else 0,
+            health_port=self._ports.take() if self._ports is not None else 0,
         )
         place = Place(cwd=working_directory(source, Path.is_dir), read_file=read_secret)
         return prepare(key, assignment, surroundings, place)
