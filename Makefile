@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test chaos check proto lock clean
+.PHONY: setup demo test chaos check proto docs lock clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,13 @@ check: setup
 proto: setup
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=core --grpc_python_out=core --mypy_out=core --mypy_grpc_out=core \
 		$$(cd proto && find . -name '*.proto' | sed 's|^\./||')
+
+# The pages that are written from the code; tests compare them.
+docs: setup
+	$(BIN)/python -m flowctl_cli.reference > docs/cli.md
+	$(BIN)/python -m flowctl.settings_reference > docs/settings.md
+	$(BIN)/flowctl schema events > docs/schemas/events.json
+	$(BIN)/flowctl schema asyncapi > docs/schemas/asyncapi.json
 
 lock: setup
 	$(BIN)/pip install --quiet uv

@@ -17,7 +17,7 @@ from flowctl_agent.drivers import Run, RunKey
 from flowctl_agent.presence import join, reconnected
 from flowctl_agent.probe import probed
 from flowctl_cli.plane import signed
-from flowctl_health.decide import judge
+from flowctl_health.decide import Patience, judge
 from flowctl_health.observed import Observed, Window
 from flowctl_registry.decide import commit_checkpoint, deregister
 from flowctl_registry.requests import Caller, Commit, Deregister
@@ -89,7 +89,7 @@ def test_a_judgement_came_of_the_probe_or_of_the_judgement_that_it_takes_back():
     observed = Observed(registry=Window(EPOCH_NS, EPOCH_NS + 10 * SECOND_NS))
 
     def judged() -> Draft:
-        [draft] = judge(observed, story.fleet, [NUMBERS], silence_s=30)
+        [draft] = judge(observed, story.fleet, [NUMBERS], Patience.of(30.0))
         story.of(NUMBERS, draft.event)  # type: ignore[arg-type]
         return draft
 

@@ -49,9 +49,7 @@ def hosts(
 
 
 @command(app, "flowctl hosts list", "flowctl hosts list --json", name="list")
-def list_(
-    session: Session, *, at: AtOption = None, json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S
-) -> None:
+def list_(session: Session, *, at: AtOption = None, json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S) -> None:
     """Show the hosts, as `flowctl hosts` does."""
     _show(session, at, json=json, timeout_s=timeout)
 
