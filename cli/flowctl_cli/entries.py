@@ -51,7 +51,7 @@ def entry_view(entry: Entry) -> EntryView:
         key = entry.aggregate.key
         if entry.aggregate.kind == "host":
             host = key[0]
-        else:
+        elif entry.aggregate.kind != "seal":
             pipeline = key[0]
             if entry.aggregate.kind == "component":
                 component, instance = key[1], ".".join(key)
@@ -231,7 +231,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         return not self.actors or any(entry.actor == name or entry.actor.startswith(f"{name}/") for name in self.actors)
 
 
-_ANYBODY: Final = {"component": "*.*.*", "pipeline": "*", "host": "*"}
+_ANYBODY: Final = {"component": "*.*.*", "pipeline": "*", "host": "*", "seal": "*"}
 
 
 def event_types(names: list[str]) -> frozenset[str]:

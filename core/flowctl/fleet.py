@@ -22,6 +22,7 @@ from flowctl.instance import (
     RunState,
     fold_instance,
 )
+from flowctl.journal import seals
 from flowctl.journal.events import (
     Aggregate,
     AggregateKind,
@@ -40,6 +41,7 @@ from flowctl.journal.events import (
     PipelineStatusChanged,
     PipelineStopRequested,
     PipelineSubmitted,
+    SealPlaced,
 )
 from flowctl.journal.log import Entry, Head, Poison, Unknown
 from flowctl.journal.subjects import TOKENS
@@ -63,6 +65,7 @@ __all__ = [
     "Quarantined",
     "Registration",
     "RunState",
+    "Seal",
     "fold_instance",
 ]
 
@@ -152,8 +155,20 @@ class Quarantined(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Seal(msgspec.Struct, frozen=True):
+    """The newest seal: entry ``seq`` says that the journal up to ``upto`` has this digest."""
+
+    seq: int = 0
+    upto: int = 0
+    digest: str = seals.NOTHING
+    time_ns: int = 0
+
+
 class Fleet(msgspec.Struct):
-    """Everything that the journal says, up to and including entry ``seq``."""
+    """Everything that the journal says, up to and including entry ``seq``.
+
+    ``journal_digest`` is the digest of all those entries (``flowctl.journal.seals``), whatever they say.
+    """
 
     seq: int = 0
     time_ns: int = 0
@@ -164,6 +179,8 @@ class Fleet(msgspec.Struct):
     unknown_total: int = 0
     poison_total: int = 0
     quarantine: list[Quarantined] = field(default_factory=list[Quarantined])
+    journal_digest: str = seals.NOTHING
+    seal: Seal = Seal()
     members: dict[str, list[Instance]] = field(default_factory=dict[str, list[Instance]])
     """The instances by pipeline, in the order in which they were first heard of; derived from ``instances``."""
 
@@ -184,7 +201,8 @@ class Fleet(msgspec.Struct):
         """A SHA-256 (hex) of the whole state. Two folds of the same journal have the same, whatever way they went."""
         sha = hashlib.sha256()
         parts: list[object] = [
-            [self.seq, self.time_ns, self.unknown_total, self.poison_total],
+            [self.seq, self.time_ns, self.unknown_total, self.poison_total, self.journal_digest],
+            self.seal,
             self.quarantine,
             *(self.pipelines[name] for name in sorted(self.pipelines)),
             *(self.hosts[name] for name in sorted(self.hosts)),
@@ -207,6 +225,7 @@ class Fleet(msgspec.Struct):
             return
         self.seq = entry.seq
         self.time_ns = max(self.time_ns, entry.time_ns)
+        self.journal_digest = seals.advance(self.journal_digest, entry.hash, entry.time_ns)
         aggregate, event = entry.aggregate, entry.event
         if aggregate is not None:
             self.heads[aggregate] = Head(entry.seq, entry.hash)
@@ -220,8 +239,10 @@ class Fleet(msgspec.Struct):
             fold_instance(self._instance(aggregate.instance), event, entry)  # type: ignore[arg-type]
         elif aggregate.kind == "pipeline":
             self._apply_pipeline(entry, aggregate.key[0], event)  # type: ignore[arg-type]
-        else:
+        elif aggregate.kind == "host":
             self._apply_host(entry, aggregate.key[0], event)  # type: ignore[arg-type]
+        else:
+            self._apply_seal(entry, event)  # type: ignore[arg-type]
 
     def fold(self, entry: Entry) -> Exception | None:
         """Apply an entry, and put aside one on which that fails; returns the failure, an error in this release's own fold."""
@@ -285,6 +306,10 @@ class Fleet(msgspec.Struct):
             source=event.source,
             correlation=entry.correlation,
         )
+
+    def _apply_seal(self, entry: Entry, event: SealPlaced) -> None:
+        if self.seal.upto < event.upto < entry.seq:
+            self.seal = Seal(entry.seq, event.upto, event.digest, entry.time_ns)
 
     def _apply_host(self, entry: Entry, name: str, event: HostEvent) -> None:
         host = self.hosts.get(name)

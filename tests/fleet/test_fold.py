@@ -39,6 +39,7 @@ from flowctl.journal.events import (
     PipelineStatusChanged,
     PipelineStopRequested,
     PipelineSubmitted,
+    SealPlaced,
 )
 from flowctl.journal.log import Entry, Poison, Unknown
 from flowctl.journal.subjects import TOKENS
@@ -97,7 +98,10 @@ HOST_EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     HostDrainRequested: st.builds(HostDrainRequested, reason=words),
     HostDrainCancelled: st.just(HostDrainCancelled()),
 }
-events = st.one_of(*COMPONENT_EVENTS.values(), *PIPELINE_EVENTS.values(), *HOST_EVENTS.values())
+SEAL_EVENTS: dict[type[Any], st.SearchStrategy[Any]] = {
+    SealPlaced: st.builds(SealPlaced, upto=st.integers(0, 50), digest=words),
+}
+events = st.one_of(*COMPONENT_EVENTS.values(), *PIPELINE_EVENTS.values(), *HOST_EVENTS.values(), *SEAL_EVENTS.values())
 aggregates = st.sampled_from(
     [
         None,
@@ -105,6 +109,7 @@ aggregates = st.sampled_from(
         Aggregate.of_instance(InstanceId("orders", "double", 0)),
         Aggregate.of_pipeline("orders"),
         Aggregate.of_host("h1"),
+        Aggregate.of_seals(),
     ]
 )
 
@@ -119,6 +124,7 @@ def placed(draw: st.DrawFn) -> tuple[Aggregate | None, JournalEvent | Unknown | 
         "component": Aggregate.of_instance(ONE),
         "pipeline": Aggregate.of_pipeline("orders"),
         "host": Aggregate.of_host("h1"),
+        "seal": Aggregate.of_seals(),
     }
     return where[TOKENS[type(event)][0]], event
 
@@ -209,7 +215,7 @@ def test_older_incarnations_and_assignments_are_history(entries: list[Entry]):
 def test_tables_are_complete():
     """Every event type has a fold, a strategy in these tests, and a place in the tables."""
     assert set(_FOLDS) == set(COMPONENT_EVENTS) == set(ComponentEvent.__args__)
-    assert {*COMPONENT_EVENTS, *PIPELINE_EVENTS, *HOST_EVENTS} == set(EVENT_TYPES)
+    assert {*COMPONENT_EVENTS, *PIPELINE_EVENTS, *HOST_EVENTS, *SEAL_EVENTS} == set(EVENT_TYPES)
     for table in (RUN_LIFECYCLE, HOST_LIFECYCLE):
         assert {state for moves in table.values() for state in moves.values()} <= set(table)
 
@@ -219,7 +225,7 @@ def test_the_digest_does_not_depend_on_the_order_of_dictionaries():
     ledger = Ledger()
     for name in ("b", "a"):
         ledger.write(InstanceId("p", name, 0), ASSIGNED)
-    other = Fleet(seq=ledger.fleet.seq, time_ns=ledger.fleet.time_ns)
+    other = Fleet(seq=ledger.fleet.seq, time_ns=ledger.fleet.time_ns, journal_digest=ledger.fleet.journal_digest)
     other.add(ledger.fleet.instances[id_] for id_ in sorted(ledger.fleet.instances))
     other.heads = dict(sorted(ledger.fleet.heads.items()))
     digest = ledger.fleet.digest()

@@ -22,6 +22,7 @@ from flowctl.journal.events import (
     HostLeft,
     JournalEvent,
     PipelineSubmitted,
+    SealPlaced,
 )
 from flowctl.journal.log import Draft, Entry, Store
 from flowctl.journal.memory import MemoryStore
@@ -60,8 +61,8 @@ async def join(store: Store, *hosts: str) -> None:
 
 
 async def entries(store: Store) -> list[Entry]:
-    """The whole journal."""
-    return [entry async for entry in store.journal.read()]
+    """The whole journal but its seals."""
+    return [entry async for entry in store.journal.read() if not isinstance(entry.event, SealPlaced)]
 
 
 async def run_all(store: Store, incarnation: int = 1) -> None:

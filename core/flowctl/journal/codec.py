@@ -13,7 +13,7 @@ import msgspec
 
 from flowctl.journal import subjects
 from flowctl.journal.events import UPCASTERS, VERSIONS, Aggregate, JournalEvent
-from flowctl.journal.log import Draft, Entry, Poison, Unknown
+from flowctl.journal.log import Draft, Entry, Poison, Record, Unknown
 
 MAX_ENTRY_BYTES: Final = 512 * 1024
 HASH_LENGTH: Final = 64
@@ -75,13 +75,35 @@ _HASHED: Final = (
 )
 
 
+def record(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | None, data: bytes) -> Record:
+    """The stored message without what the server and an import added to it: as it was when it was first stored."""
+    headers = headers or {}
+    kept = {name: value for name, value in headers.items() if name not in _ADDED and not name.startswith(_SERVERS_OWN)}
+    return Record(seq, stored_ns(time_ns, headers), subject, kept, data)
+
+
+_ADDED: Final = frozenset({subjects.IMPORTED_TIME, subjects.IMPORTED_UPTO})
+_SERVERS_OWN: Final = "Nats-"
+
+
+def stored_ns(time_ns: int, headers: Mapping[str, str]) -> int:
+    """When an entry was first stored: the server's time of the message, or the earlier one that an import says it had."""
+    imported = headers.get(subjects.IMPORTED_TIME)
+    if imported is None or not (imported.isascii() and imported.isdigit() and len(imported) < 20):
+        return time_ns
+    return min(int(imported), time_ns)
+
+
 def decode(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | None, data: bytes) -> Entry:
     """The entry of a stored message. Never raises: what cannot be read comes back as ``Poison``, what is new as ``Unknown``."""
     headers = headers or {}
+    time_ns = stored_ns(time_ns, headers)
     place = subjects.parse_entry_subject(subject)
     if place is None:
-        poison = Poison("the subject is not one of the journal's")
-        return Entry(seq, time_ns, subject, None, poison, hash=entry_hash(subject, headers, data), data=data)
+        named = headers.get(subjects.CE_TYPE, "")
+        newer = subjects.names_unknown_kind(subject, named)
+        what = Unknown(named) if newer else Poison("the subject is not one of the journal's")
+        return Entry(seq, time_ns, subject, None, what, hash=entry_hash(subject, headers, data), data=data)
     aggregate, token = place
     event = _decode_event(aggregate, token, headers, data)
     causation = headers.get(subjects.CE_CAUSATION, "0")

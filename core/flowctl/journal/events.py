@@ -239,6 +239,16 @@ class HostDrainCancelled(Fact, frozen=True, kw_only=True):
     """The host may run instances again. Nothing that left it is moved back."""
 
 
+# --- the journal itself ----------------------------------------------------------------------------------------------------
+
+
+class SealPlaced(Fact, frozen=True, kw_only=True):
+    """The journal up to and including entry ``upto`` has this ``digest`` (``flowctl.journal.seals``): none of it may change."""
+
+    upto: int
+    digest: str
+
+
 ComponentEvent = (
     ComponentAssigned
     | ComponentUnassigned
@@ -256,15 +266,16 @@ ComponentEvent = (
 )
 PipelineEvent = PipelineSubmitted | PipelineScaled | PipelineStopRequested | PipelineStatusChanged
 HostEvent = HostJoined | HostLost | HostRecovered | HostReconnected | HostLeft | HostDrainRequested | HostDrainCancelled
-JournalEvent = ComponentEvent | PipelineEvent | HostEvent
+SealEvent = SealPlaced
+JournalEvent = ComponentEvent | PipelineEvent | HostEvent | SealEvent
 
 EVENT_TYPES: Final[tuple[type[JournalEvent], ...]] = JournalEvent.__args__
 
-AggregateKind = Literal["component", "pipeline", "host"]
+AggregateKind = Literal["component", "pipeline", "host", "seal"]
 
 
 class Aggregate(msgspec.Struct, frozen=True, order=True):
-    """The thing that an entry is about, and the unit of optimistic concurrency. ``key`` has 3, 1 or 1 parts."""
+    """The thing that an entry is about, and the unit of optimistic concurrency. ``key`` has 3 parts for a component, else 1."""
 
     kind: AggregateKind
     key: tuple[str, ...]
@@ -286,6 +297,11 @@ class Aggregate(msgspec.Struct, frozen=True, order=True):
     def of_host(cls, host: str) -> "Aggregate":
         """The aggregate of one host."""
         return cls("host", (host,))
+
+    @classmethod
+    def of_seals(cls) -> "Aggregate":
+        """The aggregate of the seals of the whole journal."""
+        return cls("seal", ("journal",))
 
     @property
     def instance(self) -> InstanceId:

@@ -39,9 +39,13 @@ CE_CORRELATION: Final = "ce-correlationid"
 CE_CAUSATION: Final = "ce-causationid"
 CE_PREVIOUS_HASH: Final = "ce-previoushash"
 CONTENT_TYPE: Final = "content-type"
+IMPORTED_TIME: Final = "ce-importedtime"
+"""On entries of an imported journal: the server's time (Unix nanoseconds) of the entry where it was first stored."""
+IMPORTED_UPTO: Final = "ce-importedupto"
+"""On entries of an imported journal: the last entry of the file that they came from; one that ends before it is half of it."""
 
-_KEY_LENGTH: Final[dict[str, int]] = {"component": 3, "pipeline": 1, "host": 1}
-_CE_TYPE = re.compile(r"\Aflowctl\.(component|pipeline|host)\.([a-z_]+)\.v([1-9][0-9]{0,5})\Z")
+_KEY_LENGTH: Final[dict[str, int]] = {"component": 3, "pipeline": 1, "host": 1, "seal": 1}
+_CE_TYPE = re.compile(r"\Aflowctl\.([a-z]{1,32})\.([a-z_]+)\.v([1-9][0-9]{0,5})\Z")
 
 
 def _snake(name: str) -> str:
@@ -52,7 +56,7 @@ def _kind_and_token(event_type: type[JournalEvent]) -> tuple[AggregateKind, str]
     kind, _, token = _snake(event_type.__name__).partition("_")
     if kind == "checkpoint":
         return "component", f"checkpoint_{token}"
-    if kind in ("component", "pipeline", "host"):
+    if kind in ("component", "pipeline", "host", "seal"):
         return kind, token
     raise AssertionError(f"{event_type.__name__} names no aggregate")
 
@@ -87,6 +91,16 @@ def parse_entry_subject(subject: str) -> tuple[Aggregate, str] | None:
     if kind == "component" and not (key[2].isascii() and key[2].isdigit() and str(int(key[2])) == key[2]):
         return None
     return Aggregate(kind, key), token  # type: ignore[arg-type]
+
+
+def names_unknown_kind(subject: str, ce_type: str) -> bool:
+    """Whether the entry is well-formed and about a kind of thing that this release has never heard of: a newer one wrote it."""
+    parsed = parse_ce_type(ce_type)
+    if parsed is None or parsed[0] in _KEY_LENGTH:
+        return False
+    kind, token, _ = parsed
+    parts = subject.split(".")
+    return len(parts) >= 5 and parts[:3] == [*JOURNAL_ROOT.split("."), kind] and parts[-1] == token and all(parts)
 
 
 def ce_type(kind: str, token: str, version: int) -> str:

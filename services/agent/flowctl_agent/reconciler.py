@@ -29,6 +29,7 @@ JOURNAL_RETRY_S: Final = 0.3
 ERROR_RETRY_S: Final = 3.0
 ROUND_S: Final = 30.0
 SPAWN_S: Final = 10.0
+_IRRELEVANT: Final = ("pipeline", "seal")
 
 log = logging.getLogger("flowctl.agent")
 
@@ -102,7 +103,11 @@ class Reconciler:
             self._workers[instance] = worker
 
     def _heard(self, entry: Entry) -> None:
-        if entry.aggregate is None or entry.aggregate.kind == "pipeline" or isinstance(entry.event, CheckpointCommitted):
+        if (
+            entry.aggregate is None
+            or entry.aggregate.kind in ("pipeline", "seal")
+            or isinstance(entry.event, CheckpointCommitted)
+        ):
             return
         if entry.aggregate.kind == "host":  # it may be the one that something waits for
             for waiting in list(self.waiting):

@@ -113,7 +113,7 @@ class HealthService:
 
     def _on_entry(self, entry: Entry) -> None:
         aggregate = entry.aggregate
-        if aggregate is None or aggregate.kind == "pipeline":
+        if aggregate is None or aggregate.kind in ("pipeline", "seal"):
             return
         self._touch(aggregate.instance if aggregate.kind == "component" else aggregate.key[0])
 

@@ -122,7 +122,7 @@ class Planner:
             return
         if aggregate.kind == "host":
             self._due |= dict.fromkeys(self._projection.fleet.pipelines)
-        elif aggregate.key[0] in self._projection.fleet.pipelines:
+        elif aggregate.kind != "seal" and aggregate.key[0] in self._projection.fleet.pipelines:
             self._due[aggregate.key[0]] = None
         self._news.set()
 

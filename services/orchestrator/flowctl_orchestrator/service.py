@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from flowctl import api
 from flowctl.endpoints import Endpoints
 from flowctl.projection import Projection
+from flowctl.sealing import Sealer
 from flowctl.serving import ServiceContext
 from flowctl.settings import OrchestratorSettings
 from flowctl_orchestrator.commands import Commands
@@ -31,10 +32,13 @@ class OrchestratorService:
         context.metrics.register(_Numbers(context.projection))
         self._endpoints: Endpoints | None = None
         self._planning: asyncio.Task[None] | None = None
+        self._sealer = Sealer(context.projection, actor=f"orchestrator/{settings.name}", clock=context.clock)
+        self._sealing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to plan and to answer."""
         self._planning = asyncio.create_task(self._planner.run(), name="orchestrator-planning")
+        self._sealing = asyncio.create_task(self._sealer.run(), name="orchestrator-sealing")
         if self._context.endpoints is None:
             return
         self._endpoints = self._context.endpoints(api.ORCHESTRATOR)
@@ -59,6 +63,10 @@ class OrchestratorService:
             self._planning.cancel()
             await asyncio.gather(self._planning, return_exceptions=True)
             self._planning = None
+        if self._sealing is not None:
+            self._sealing.cancel()
+            await asyncio.gather(self._sealing, return_exceptions=True)
+            self._sealing = None
 
     async def failed(self) -> None:
         """See ``Service``."""

@@ -119,7 +119,7 @@ class Watches:
 
     def _on_entry(self, entry: Entry) -> None:
         aggregate = entry.aggregate
-        if aggregate is None or aggregate.kind == "host" or isinstance(entry.event, IRRELEVANT):
+        if aggregate is None or aggregate.kind in ("host", "seal") or isinstance(entry.event, IRRELEVANT):
             return
         pipeline = aggregate.key[0]
         if pipeline not in self._feeds:
