@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test chaos check proto docs lock clean
+.PHONY: setup demo test chaos simulate check proto docs lock clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,11 @@ test: setup
 chaos: setup
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),50) \
 		$(if $(FOCUS),--focus $(FOCUS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(LOG),--log $(LOG))
+
+# The whole control plane in one loop on a virtual clock; a failure prints the command that does it again. TRACE=1 shows all of it.
+simulate: setup
+	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),1000) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(TRACE),--trace) $(if $(LOG),--log $(LOG))
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ Pure. ``flowctl.drawing`` turns a graph into text.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Self, cast
 
 import msgspec
@@ -170,12 +171,18 @@ def _chosen(value: object) -> object:
     if not isinstance(value, msgspec.Struct):
         return value
     chosen: dict[str, object] = {}
-    for field in msgspec.structs.fields(value):
+    for field in _fields(type(value)):
         content: object = getattr(value, field.name)
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         if content != default:
             chosen[field.encode_name] = _chosen(content)
     return chosen
+
+
+@lru_cache(maxsize=64)
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Reading the annotations of a struct takes longer than hashing it."""
+    return msgspec.structs.fields(kind)
 
 
 def _from(entry: Input) -> str:

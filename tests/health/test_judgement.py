@@ -18,7 +18,7 @@ from flowctl.journal.events import (
 )
 from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat
 from flowctl_health.deadlines import Deadlines
-from flowctl_health.decide import Patience, deadline_ns, judge
+from flowctl_health.decide import BACK, Patience, deadline_ns, judge
 from flowctl_health.observed import Observed
 from support.stories import EPOCH_NS, SECOND_NS, Story, orders
 
@@ -95,6 +95,20 @@ def test_one_change_one_verdict(scene: Scene):
         scene.hear(at_s, Heartbeat(NUMBERS, 1))
         assert scene.verdicts() == ["healthy"]
         assert scene.verdicts() == []
+
+
+def test_what_another_monitor_has_heard_counts(scene: Scene):
+    """A monitor that reads of a recovery before it reads the heartbeat behind it does not take the recovery back."""
+    scene.registry(0.5, 31)
+    assert scene.verdicts() == ["unhealthy"]
+    scene.registry(31.5, 40)
+    recovered = ComponentStatusChanged(incarnation=1, status="healthy", previous="unhealthy", reason=BACK)
+    scene.story.tell(Aggregate.of_instance(NUMBERS), recovered, at_s=39.9)
+    assert scene.verdicts() == []
+    scene.registry(40.5, 69.5)
+    assert scene.verdicts() == []
+    scene.registry(70, 70)
+    assert scene.verdicts() == ["unhealthy"]
 
 
 def test_registering_counts_as_a_sign_of_life(scene: Scene):

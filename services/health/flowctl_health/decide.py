@@ -13,6 +13,7 @@ from flowctl_health.observed import Observed
 
 SILENT: Final = "no heartbeat"
 PROBE_FAILS: Final = "the probe fails"
+BACK: Final = "heartbeats are back"
 
 Subject = InstanceId | str
 """Who is judged: an instance, or a host by its name."""
@@ -90,7 +91,7 @@ def _judge_instance(observed: Observed, instance: Instance, silence_ns: int) -> 
         return _unhealthy(instance, PROBE_FAILS, reason, beat_ns=beat_ns, causation=instance.probe_seq)
     if instance.status == "healthy" or not _speaks(observed, heard_ns, silence_ns):
         return None
-    reason = "heartbeats are back" if _is_unhealthy(instance, SILENT) else "heartbeats arrive and no probe fails"
+    reason = BACK if _is_unhealthy(instance, SILENT) else "heartbeats arrive and no probe fails"
     cause = instance.probe_seq if _is_unhealthy(instance, PROBE_FAILS) and instance.probe_seq else instance.status_seq
     return _changed(instance, "healthy", reason, beat_ns=beat_ns, causation=cause)
 
@@ -101,9 +102,10 @@ def _speaks(observed: Observed, heard_ns: int, silence_ns: int) -> bool:
 
 
 def _heard_ns(observed: Observed, instance: Instance) -> int:
-    """The last sign of life of the present incarnation; registering is one."""
+    """The last sign of life of the present incarnation; registering is one, and so is what another monitor has heard already."""
     registered_ns = instance.registration.time_ns if instance.registration is not None else 0
-    return max(registered_ns, observed.heard_ns(instance.id, instance.incarnation))
+    back_ns = instance.status_since_ns if instance.status == "healthy" and instance.status_reason == BACK else 0
+    return max(registered_ns, back_ns, observed.heard_ns(instance.id, instance.incarnation))
 
 
 def _is_unhealthy(instance: Instance, cause: str) -> bool:

@@ -45,7 +45,7 @@ class HealthService:
         self._observed = Observed()
         self._instances: Deadlines[InstanceId] = Deadlines()
         self._hosts: Deadlines[str] = Deadlines()
-        self._touched: set[Subject] = set()
+        self._touched: dict[Subject, None] = {}  # in the order in which they were touched
         self._wake = asyncio.Event()
         self._reachable = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,7 +118,7 @@ class HealthService:
         self._touch(aggregate.instance if aggregate.kind == "component" else aggregate.key[0])
 
     def _touch(self, *subjects: Subject) -> None:
-        self._touched.update(subjects)
+        self._touched |= dict.fromkeys(subjects)
         self._wake.set()
 
     async def _mark(self) -> None:
@@ -148,9 +148,9 @@ class HealthService:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self._touched.update(self._instances.due(self._observed.registry.last_ns))
-            self._touched.update(self._hosts.due(self._observed.stream.last_ns))
-            subjects, self._touched = iter(self._touched), set()
+            self._touched |= dict.fromkeys(self._instances.due(self._observed.registry.last_ns))
+            self._touched |= dict.fromkeys(self._hosts.due(self._observed.stream.last_ns))
+            subjects, self._touched = iter(self._touched), {}
             while chunk := list(itertools.islice(subjects, CHUNK)):
                 await self._judge_some(chunk)
 

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
 
 from prometheus_client import Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -32,18 +32,50 @@ RETRY_S: Final = 0.2
 log = logging.getLogger("flowctl.registry")
 
 
+class Serving(Protocol):
+    """What serves the registry's dialects; see ``RegistryServer``."""
+
+    address: str
+
+    def add(self, servicer: Servicer) -> None:
+        """Serve a dialect too."""
+        ...
+
+    def bind(self, listen: str) -> None:
+        """Take the address."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        ...
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """What health checking answers."""
+        ...
+
+    async def stop(self) -> None:
+        """Take no new calls, let the running ones end."""
+        ...
+
+
 class RegistryService:
-    """The registry. ``address`` says where it listens, ``letters`` is what it does around dead letters."""
+    """The registry. ``address`` says where it listens, ``handlers`` answer components, ``letters`` is about dead letters.
+
+    ``server`` makes what listens: gRPC, or nothing where components are simulated in the same process.
+    """
 
     name = api.REGISTRY
 
-    def __init__(self, context: ServiceContext, settings: RegistrySettings) -> None:
+    def __init__(
+        self, context: ServiceContext, settings: RegistrySettings, *, server: Callable[[], Serving] = RegistryServer
+    ) -> None:
         self._context = context
         self._settings = settings
+        self._make_server = server
         self._beats = Beats(context.store)
         self._live = Live()
         self._watches = Watches(context.projection)
-        self._handlers = Handlers(
+        self.handlers = Handlers(
             context.projection,
             beats=self._beats,
             live=self._live,
@@ -51,10 +83,10 @@ class RegistryService:
             actor=f"registry/{settings.name}",
             heartbeat_interval_s=settings.heartbeat_interval_s,
         )
-        self.letters = Letters(context.projection, self._handlers, context.store.dead_letters)
+        self.letters = Letters(context.projection, self.handlers, context.store.dead_letters)
         self._requests = Counter("flowctl_registry_requests", "Requests answered", ["method", "code"], registry=context.metrics)
         context.metrics.register(_Numbers(self._beats, self._watches, self.letters))
-        self._server: RegistryServer | None = None
+        self._server: Serving | None = None
         self._endpoints: Endpoints | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._reachable = False
@@ -70,7 +102,7 @@ class RegistryService:
         Raises:
             InvalidSettingError: the address cannot be listened on.
         """
-        server = RegistryServer()
+        server = self._make_server()
         counters: dict[tuple[str, str], Counter] = {}
 
         def count(method: str, code: str) -> None:
@@ -79,7 +111,7 @@ class RegistryService:
                 counters[key] = self._requests.labels(method, code)
             counters[key].inc()
 
-        server.add(Servicer(self._handlers, self.letters, count))
+        server.add(Servicer(self.handlers, self.letters, count))
         self._bind(server)
         self._server = server
         self._tasks = [
@@ -90,7 +122,7 @@ class RegistryService:
         await server.start()
         if self._context.endpoints is not None:
             self._endpoints = self._context.endpoints(api.REGISTRY)
-            self._endpoints.add("live", api.LiveRequest, self._handlers.live)
+            self._endpoints.add("live", api.LiveRequest, self.handlers.live)
             self._endpoints.add("redrive", api.RedriveLetters, self.letters.redrive)
             self._endpoints.add("info", api.InfoRequest, self._info)
             await self._endpoints.start()
@@ -121,7 +153,7 @@ class RegistryService:
             return "it has not started yet"
         return None if self._reachable else "the journal does not answer"
 
-    def _bind(self, server: RegistryServer) -> None:
+    def _bind(self, server: Serving) -> None:
         listen = self._settings.registry_listen
         host = listen.rpartition(":")[0]
         if not is_loopback(host):
@@ -137,7 +169,7 @@ class RegistryService:
             except JournalUnavailableError:
                 await self._context.clock.sleep(RETRY_S)
 
-    async def _announce(self, server: RegistryServer) -> None:
+    async def _announce(self, server: Serving) -> None:
         """Say that this registry lives, in the heartbeats and in gRPC health checking."""
         beat = ServiceBeat(api.REGISTRY, self._settings.name)
         while True:
