@@ -1,7 +1,7 @@
 """The plan, as tables and as properties: what the agent does about every combination of wishes and runs."""
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -265,6 +265,18 @@ def test_a_zombie_is_stopped_and_forgotten(world: World):
     before = len(world.ledger.entries)
     assert world.kinds() == ["Stop", "Forget"]
     assert len(world.ledger.entries) == before
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_a_run_whose_claim_was_not_read_yet_is_left_alone(world: World, state: Literal["running", "exited"]):
+    """Nothing starts without a claim: it is this fold that is behind, and the run is neither stopped nor forgotten."""
+    run = started(world)
+    world.exit(run.key, 1)
+    world.settle()
+    world.ledger.advance(60)
+    key = RunKey(WORKER, 2)
+    world.runs[key] = Run(key=key, assignment=run.assignment, state=state, handle="2", code=None if state == "running" else 2)
+    assert [type(action) for action in world.todo()] == [plan.Wait]
 
 
 def test_a_run_of_an_unknown_instance_is_stopped(world: World):

@@ -124,6 +124,8 @@ def plan_instance(
     hosts: Mapping[str, Host],
 ) -> list[Action]:
     """What is to be done about one instance, given all its runs on this host?"""
+    if instance is not None and (unread := _unread(instance, runs, now_ns)) is not None:
+        return [unread]
     actions: list[Action] = []
     waits: list[Action] = []
     for run in runs:
@@ -140,7 +142,7 @@ def plan_instance(
                 case Wait() as wait:
                     waits.append(wait)
                 case None:
-                    pass
+                    ...
             if instance is not None and _unknown_start(instance, host, run):
                 actions.append(ReportStart(run))
     if actions or instance is None:
@@ -148,7 +150,14 @@ def plan_instance(
     if any(run.live for run in runs):
         return waits
     start = _starting(instance_id, instance, host, now_ns, drivers=drivers, hosts=hosts)
-    return [start] if start is not None else []
+    return [] if start is None else [start]
+
+
+def _unread(instance: Instance, runs: Sequence[Run], now_ns: int) -> Wait | None:
+    """A run whose claim was not read yet (nothing starts without one): what is wanted of it is not known."""
+    newest = max((run.key.incarnation for run in runs), default=0)
+    wait = Wait(instance.id, f"the journal to be read up to incarnation {newest}", now_ns + int(LOOK_AGAIN_S * _S))
+    return wait if newest > instance.incarnation else None
 
 
 def _patience_s(instance: Instance | None, run: Run) -> float:
@@ -167,8 +176,7 @@ def _lost_run(instance: Instance, host: str, runs: Sequence[Run]) -> Run | None:
     """The incarnation that the journal believes to be here, if the driver knows nothing of it."""
     if not instance.active or instance.run_host != host or any(is_latest(instance, host, run) for run in runs):
         return None
-    key = RunKey(instance.id, instance.incarnation)
-    return Run(key=key, assignment=instance.run_assignment, state="exited", failure="")
+    return Run(key=RunKey(instance.id, instance.incarnation), assignment=instance.run_assignment, state="exited")
 
 
 def _ending(instance: Instance | None, host: str, run: Run, now_ns: int) -> str | Wait | None:
@@ -344,11 +352,9 @@ def restart_delay_s(backoff: Backoff, restarts_ns: Sequence[int], exit_ns: int, 
 
 
 def _nominal_delay_s(backoff: Backoff, attempt: int) -> float:
-    if backoff.initial_s == 0:
-        return 0.0
     delay_s = backoff.initial_s
     for _ in range(attempt):
-        if delay_s >= backoff.max_s or backoff.multiplier == 1:
+        if delay_s == 0 or delay_s >= backoff.max_s or backoff.multiplier == 1:
             break
         delay_s *= backoff.multiplier
     return min(delay_s, backoff.max_s)
