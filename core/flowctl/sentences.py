@@ -156,7 +156,7 @@ def _because(reason: str) -> str:
     return f": {first_line(reason)}" if reason.strip() else ""
 
 
-def first_line(text: str, limit: int = 300) -> str:
+def first_line(text: str, limit: int = 160) -> str:
     """The first line of what somebody said, shortened: safe to print on one line."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line = "".join(letter if letter.isprintable() else " " for letter in line)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from flowctl.fleet import Fleet, Host, Instance
+from flowctl.ids import InstanceId
 from flowctl.spec.model import Component, Driver, Pipeline
 
 HOST_RETURN_S: Final = 60.0
@@ -111,6 +112,25 @@ def return_deadline_ns(host: Host) -> int:
 def is_well(instance: Instance) -> bool:
     """Whether the program that is wanted runs, is registered and is healthy."""
     return instance.current and instance.run == "running" and instance.status == "healthy"
+
+
+def why_there(fleet: Fleet, instance: InstanceId, component: Component, driver: Driver, chosen: str) -> str:
+    """Why ``place`` chose that host for an instance, in this state of the fleet, as half a sentence about the host."""
+    placement = component.placement
+    labels = "".join(f" with {key}={value}" for key, value in (placement.labels if placement is not None else {}).items())
+    if placement is not None and placement.host is not None:
+        return f"the pipeline file names host {placement.host}"
+    candidates = [host.name for host in fleet.hosts.values() if host.status == "up" and fits(host, component, driver)]
+    known = fleet.instances.get(instance)
+    assigned = (known.assignment or known.withdrawn) if known is not None else None
+    if len(candidates) < 2:
+        return f"it is the only host that is up and offers driver {driver}{labels}"
+    if known is not None and chosen in (known.run_host, assigned.host if assigned is not None else ""):
+        return "it ran there before, and what it keeps on disk lies there"
+    load = loads(fleet)
+    others = ", ".join(f"{name} {load[name]}" for name in sorted(candidates) if name != chosen)
+    fitting = f"up and offer driver {driver}{labels}"
+    return f"of {len(candidates)} hosts that are {fitting} it has the least to do: {load[chosen]} instances ({others})"
 
 
 def _why_nowhere(hosts: dict[str, Host], component: Component, driver: Driver) -> str:
