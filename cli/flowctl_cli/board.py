@@ -212,14 +212,15 @@ def host_row(host: HostView, now_ms: int) -> Row:
 def as_json(board: Board, *, edges: bool = False) -> dict[str, Any]:
     """The status with each instance's last heartbeat under ``live`` (null where there is none).
 
-    With ``edges`` each pipeline has ``edges`` and ``violations`` besides: see ``flowctl.conservation``.
+    With ``edges`` each pipeline has ``edges`` and ``violations`` besides, see ``flowctl.conservation``, and ``live`` is there of
+    instances that have ended too: their last counters are what is compared.
     """
     status: dict[str, Any] = msgspec.to_builtins(board.status)
     for view, pipeline in zip(board.status.pipelines, status["pipelines"], strict=True):
         if edges:
             pipeline.update(edges_json(view, board.live))
         for instance in pipeline["instances"]:
-            live = board.live.get(instance["instance"]) if instance["phase"] in LIVE_PHASES else None
+            live = board.live.get(instance["instance"]) if edges or instance["phase"] in LIVE_PHASES else None
             instance["live"] = msgspec.to_builtins(live) if live else None
     return status
 

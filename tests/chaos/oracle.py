@@ -55,7 +55,9 @@ def judge(plan: Plan, play: Play, out: Path) -> Verdict:
         missing, foreign = expected - copies.keys(), {record.id for record in records} - expected
         events += len(expected) - len(missing)
         duplicates += copies.total() - len(copies)
-        if sink.drops:
+        if not sink.stays:
+            problems += _absences(plan, sink, len(missing), play)
+        elif sink.drops:
             dropped += len(missing)
             problems += _drops(plan, sink, len(missing), play)
         elif missing:
@@ -69,7 +71,7 @@ def judge(plan: Plan, play: Play, out: Path) -> Verdict:
         problems += _count(plan, sink, records, play)
     letters = {(component, event) for component, event, _ in play.letters}
     unkept, wrong = _letters(plan, play)
-    graph = {part.name: (part.inputs, play.replicas[part.name]) for part in plan.parts}
+    graph = {part.name: (part.inputs, play.replicas[part.name]) for part in plan.parts if part.name in play.replicas}
     if not problems:
         # A schedule that did not come to its end has no final counters.
         wrong += _sums(plan, play) + unequal(play.accounts, graph)
@@ -180,13 +182,23 @@ def _order(plan: Plan, sink: Part, records: list[Record]) -> list[str]:
 def _drops(plan: Plan, sink: Part, missing: int, play: Play) -> list[str]:
     """Exactly what is missing was counted as dropped, wherever no copy of an event and no counter was lost with a process."""
     senders = [account for account in play.accounts if account.component in sink.inputs]
-    if any(not account.ending for account in senders):
+    incarnations = Counter(account.instance for account in senders)
+    if any(not account.ending or incarnations[account.instance] < account.incarnation for account in senders):
         return []
     counted = sum(share.dropped for account in senders if (share := account.share(sink.name)))
     again = any(name in play.resending for name in {*sink.inputs, *_above(plan, sink)})
     if missing == counted or (again and missing < counted):
         return []
     return [f"{sink.name}: {missing} events are missing, and {counted} were counted as dropped"]
+
+
+def _absences(plan: Plan, sink: Part, missing: int, play: Play) -> list[str]:
+    """A sink that came later misses exactly what had gone by before."""
+    if sink.name not in play.replicas or {*_above(plan, sink)} & {*play.resending}:
+        return []
+    senders = [account for account in play.accounts if account.component in sink.inputs]
+    skipped = sum(share.skipped for account in senders if (share := account.share(sink.name)))
+    return [] if missing == skipped else [f"{sink.name}: {missing} events are missing, and {skipped} went by before it was there"]
 
 
 def _above(plan: Plan, part: Part) -> set[str]:
@@ -239,7 +251,7 @@ def _sums(plan: Plan, play: Play) -> list[str]:
     """Components that lived once, below others that did, counted exactly what the plan says."""
     problems: list[str] = []
     for part in plan.parts:
-        if {part.name, *_above(plan, part)} & {*play.resending}:
+        if not part.stays or {part.name, *_above(plan, part)} & {*play.resending}:
             continue
         accounts = [account for account in play.accounts if account.component == part.name]
         arriving, leaving = _arriving(plan, part), [] if part.kind == "sink" else list(_expected(plan, part))

@@ -7,8 +7,23 @@ from typing import Final, Literal
 
 import msgspec
 
-FaultKind = Literal["kill", "pause", "graceful", "zombie", "reset", "drop", "delay", "half_open", "scale", "registry"]
-Focus = Literal["all", "kill", "backlog", "zombie"]
+FaultKind = Literal[
+    "kill",
+    "pause",
+    "graceful",
+    "zombie",
+    "reset",
+    "drop",
+    "delay",
+    "half_open",
+    "scale",
+    "registry",
+    "restart",
+    "change",
+    "join",
+    "leave",
+]
+Focus = Literal["all", "kill", "backlog", "zombie", "plane"]
 
 KEYS: Final = 16
 EVENTS: Final = 12_000
@@ -24,7 +39,7 @@ _LAST_PROCESSORS: Final = (*_PROCESSORS, "windowed", "windowed")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A component of the graph; ``program`` is one of ``programs.py``.
+    """A component of the graph; ``program`` is one of ``programs.py``. ``stays`` is False for one that is not there all the time.
 
     ``drops`` says ``when_full: drop`` of its inputs, ``window`` is the events of a window, ``pause_ms`` how long a write takes.
     """
@@ -38,12 +53,14 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pause_ms: int = 0
     drops: bool = False
     window: int = 0
+    stays: bool = True
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that goes wrong, ``at_ms`` after the first event has arrived, for ``for_ms``.
 
-    ``side`` is the end of a half-open connection that is closed; ``replicas`` what a component is scaled to.
+    ``side`` is the end of a half-open connection that is closed; ``replicas`` what a component is scaled to. A component that
+    begins with ``@`` is a part of the control plane.
     """
 
     at_ms: int
@@ -56,7 +73,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule. ``events`` is what each instance of a source emits, in bursts of ``burst``; ``outbox`` one of ``OUTBOXES``."""
+    """A schedule. ``events`` is what each instance of a source emits, in bursts of ``burst``; ``outbox`` one of ``OUTBOXES``.
+
+    ``services`` says how the control plane runs: not at all, all in ``one`` process, or ``apart``.
+    """
 
     seed: int
     focus: Focus
@@ -67,6 +87,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     outbox: int
     lasts_ms: int
     faults: tuple[Fault, ...]
+    services: Literal["", "one", "apart"] = ""
 
     def part(self, name: str) -> Part:
         """The component of this name."""
@@ -83,7 +104,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(seed: int, focus: Focus = "all") -> Plan:
-    """The schedule of this seed. A focus other than ``all`` has few components and one kind of fault."""
+    """The schedule of this seed: of the data plane alone with any focus but ``plane``.
+
+    A focus other than these two has few components and one kind of fault.
+    """
+    if focus == "plane":
+        return _plane(seed)
     chance = random.Random(f"{seed}/{focus}")
     if focus == "all":
         shape = chance.choice(sorted(_SHAPES))
@@ -108,6 +134,48 @@ def plan(seed: int, focus: Focus = "all") -> Plan:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _plane(seed: int) -> Plan:
+    """Under the real control plane: its parts have faults too, and commands are given."""
+    chance = random.Random(f"{seed}/plane")
+    services = chance.choice(("one", "apart"))
+    shape = chance.choice(sorted(_SHAPES))
+    parts = _SHAPES[shape](chance)
+    lasts_ms = chance.randrange(3_500, 5_000)
+    own = chance.sample(_SERVICE_FAULTS[services], chance.randrange(1, 3))
+    kinds: list[FaultKind] = chance.sample(
+        ("kill", "pause", "restart", "scale", "change", "join", "leave"), chance.randrange(1, 4)
+    )
+    faults = [
+        Fault(at_ms=chance.randrange(lasts_ms), kind=kind, component=service, for_ms=chance.randrange(200, 1_500))
+        for kind, service in own
+    ]
+    for kind in kinds:
+        if kind in {"join", "leave"}:
+            stem = chance.choice([part for part in parts if part.kind != "sink"])
+            extra = msgspec.structs.replace(_sink(chance, f"x-{kind}", stem.name), stays=False)
+            parts = (*parts, extra)
+            faults.append(Fault(at_ms=chance.randrange(500, lasts_ms), kind=kind, component=extra.name))
+            continue
+        fault = _fault(
+            chance, kind, tuple(part for part in parts if part.stays and (kind != "change" or part.kind == "sink")), lasts_ms
+        )
+        if fault is not None:
+            faults.append(fault)
+    emitters = sum(part.replicas for part in parts if part.kind == "source")
+    return Plan(
+        seed=seed,
+        focus="plane",
+        shape=shape,
+        parts=parts,
+        events=EVENTS // emitters,
+        burst=chance.choice((20, 100, 500)),
+        outbox=chance.choice(OUTBOXES),
+        lasts_ms=lasts_ms,
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
+        services=services,
+    )
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------
@@ -235,6 +303,24 @@ _SHAPES: Final[dict[str, Callable[[random.Random], tuple[Part, ...]]]] = {
 }
 
 # -- faults ------------------------------------------------------------------------------------------------------------
+
+
+_EVERYWHERE: Final[tuple[tuple[FaultKind, str], ...]] = (
+    ("kill", "@nats-server"),
+    ("pause", "@nats-server"),
+    ("reset", "@registry"),
+    ("drop", "@registry"),
+)
+_SERVICE_FAULTS: Final[dict[str, tuple[tuple[FaultKind, str], ...]]] = {
+    "one": (*_EVERYWHERE, ("kill", "@server"), ("kill", "@server"), ("pause", "@server")),
+    "apart": (
+        *_EVERYWHERE,
+        *(("kill", f"@{service}") for service in ("registry", "health", "orchestrator", "agent", "agent")),
+        *(("pause", f"@{service}") for service in ("registry", "health", "orchestrator", "agent")),
+        *((kind, "@journal") for kind in ("reset", "drop", "delay")),
+    ),
+}
+"""What may happen to the control plane: ``@registry`` and ``@journal`` also stand for the ways to them."""
 
 
 def _any(chance: random.Random, parts: tuple[Part, ...], lasts_ms: int) -> list[Fault]:

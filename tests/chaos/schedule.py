@@ -11,6 +11,7 @@ import msgspec
 
 from chaos.oracle import Verdict, judge
 from chaos.plan import Focus, Plan, plan
+from chaos.plane import Stage
 from chaos.theatre import Play, Theatre
 
 
@@ -44,7 +45,8 @@ def run_schedule(seed: int, focus: Focus = "all", sabotage: str = "") -> Outcome
     """Play and judge; the files of a failure are kept."""
     chosen = plan(seed, focus)
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
-    play = Theatre(chosen, directory, sabotage=sabotage).play()
+    performance = Stage(chosen, directory) if chosen.services else Theatre(chosen, directory, sabotage=sabotage)
+    play = performance.play()
     verdict = judge(chosen, play, directory / "out")
     outcome = Outcome(plan=chosen, sabotage=sabotage, play=play, verdict=verdict, kept=str(directory))
     if not outcome.failed:

@@ -27,6 +27,8 @@ CHECK_AGAIN_S = 0.03
 
 Key = tuple[str, int]
 REGISTRY: Key = ("", 0)
+QUIET = {"graceful", "delay"}
+"""Where there are no other faults nothing is sent again: a stop in good order repeats no event."""
 WHEN_FULL_DROP = int(control.WHEN_FULL_DROP)
 ASIDE = {"action": "dead_letter", "attempts": 2, "backoff": {"initial_s": 0.001, "max_s": 0.002}}
 
@@ -240,8 +242,9 @@ class Theatre:
         too_early = code == -signal.SIGTERM and (known is None or known.incarnation < self._fleet.incarnations[key])
         if code != 0 and not too_early:
             self._problems.append(f"{_name(key)} exited {code} when asked to stop: {self._last_words(key)}")
-        # Its last acknowledgement may be under way when the stream ends, or unable to leave while it is cut off.
-        self._resending.append(key[0])
+        if any(fault.kind not in QUIET for fault in self._plan.faults):
+            # Its last acknowledgement may be unable to leave while it or its neighbour is cut off, frozen or gone.
+            self._resending.append(key[0])
         return self._start(key)
 
     def _replace(self, key: Key, fault: Fault) -> bool:
