@@ -51,11 +51,12 @@ def default_replicas(info: dict[str, Any]) -> int:
 async def check_sync(connection: Connection, *, monitor_urls: str, assume_synced: bool) -> None:
     """Check that every server fsyncs before it acknowledges (``jetstream { sync_interval: always }``).
 
-    ``monitor_urls`` are the HTTP monitoring addresses, separated by commas; in a cluster, of every server.
+    ``monitor_urls`` are the HTTP monitoring addresses, separated by commas; in a cluster, of every server. A server that is
+    away now is checked once a client is connected to it; the one that the connection leads to must be proved.
 
     Raises:
         JournalMisconfiguredError: one does not, or it cannot be proved and nobody vouches for it.
-        JournalUnavailableError: a monitoring address does not answer.
+        JournalUnavailableError: the server that the connection leads to may be one whose monitoring does not answer.
     """
     if assume_synced:
         return
@@ -66,8 +67,13 @@ async def check_sync(connection: Connection, *, monitor_urls: str, assume_synced
             hint="name its HTTP monitoring address (monitor_url), or vouch for the setting (assume_synced)",
         )
     seen: set[str] = set()
-    for url in urls:
-        varz = await _varz(url)
+    absent: JournalUnavailableError | None = None
+    for url, varz in zip(urls, await asyncio.gather(*map(_varz, urls), return_exceptions=True), strict=True):
+        if isinstance(varz, JournalUnavailableError):
+            absent = varz
+            continue
+        if isinstance(varz, BaseException):
+            raise varz
         jetstream: dict[str, Any] = varz.get("jetstream") or {}
         config: dict[str, Any] = jetstream.get("config") or {}
         if config.get("sync_always") is not True:
@@ -79,6 +85,8 @@ async def check_sync(connection: Connection, *, monitor_urls: str, assume_synced
             )
         seen.add(str(varz.get("server_id", "")))
     if connection.server_info.get("server_id") not in seen:
+        if absent is not None:
+            raise absent
         raise JournalMisconfiguredError(
             f"monitor_url is {monitor_urls} and must be that of the server that {connection.shown} leads to"
         )

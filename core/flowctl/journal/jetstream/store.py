@@ -1,6 +1,7 @@
 """The store on JetStream: one connection, the streams, and the checks before the first byte."""
 
 import asyncio
+from functools import partial
 from typing import Any, Final, Self
 
 from flowctl.clock import Clock, SystemClock
@@ -81,11 +82,12 @@ class JetStreamStore:
         self.journal.observe(nanoseconds(found.ts), seen)
         self.journal.check_identity(found)
         self._check_end(found)
-        self._connection.check = self._check_again
+        self._connection.check = partial(self._check_again, monitor_url or "", assume_synced=assume_synced)
 
-    async def _check_again(self) -> None:
-        """After a reconnection: it must be the same journal, and hold at least what was seen of it."""
+    async def _check_again(self, monitor_urls: str, *, assume_synced: bool) -> None:
+        """After a reconnection: the server may be another one; it must be the same journal, and hold what was seen of it."""
         server_check.check_server_info(self._connection.server_info)
+        await server_check.check_sync(self._connection, monitor_urls=monitor_urls, assume_synced=assume_synced)
         found = await streams.stream_info(self._connection, subjects.JOURNAL_STREAM)
         self.journal.check_identity(found)
         for _ in range(STALE_ANSWERS if found.config.get("num_replicas") != 1 else 0):
