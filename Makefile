@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test chaos simulate check proto docs lock clean
+.PHONY: setup demo cluster-demo cluster-chaos test chaos simulate check proto docs lock clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,13 @@ chaos: setup
 simulate: setup
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),1000) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(TRACE),--trace) $(if $(LOG),--log $(LOG))
+
+# Three hosts on one machine: a demonstration; and random faults from seeds on three network namespaces (root, iproute2).
+cluster-demo: setup
+	@PYTHONPATH=tests $(BIN)/python -m cluster.demo
+
+cluster-chaos: setup
+	PYTHONPATH=tests $(BIN)/python -m cluster --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),20) $(if $(LOG),--log $(LOG))
 
 check: setup
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from flowctl_cli.session import LogLevelOption, NatsOption, StateDirOption, merge
+from flowctl_cli.session import ContextOption, LogLevelOption, NatsOption, StateDirOption, merge
 
 SUMMARIES: Final[dict[str, str]] = {
     "up": "Run a pipeline and follow it until it ends.",
@@ -28,6 +28,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "scale": "Change how many instances a component has.",
     "rollback": "Let a pipeline be again what an earlier revision of its file said.",
     "hosts": "Show the hosts and what they offer; empty one; use it again.",
+    "context": "Give control planes names, and choose the one that commands mean.",
     "agent": "Join this machine to a control plane as a host.",
     "doctor": "Find out what is wrong, and how to put it right.",
     "server": "Run the control plane; stop it; show how it is.",
@@ -87,10 +88,14 @@ app = typer.Typer(
 
 @app.callback(epilog=EPILOG)
 def flowctl(
-    ctx: typer.Context, nats: NatsOption = None, state_dir: StateDirOption = None, log_level: LogLevelOption = None
+    ctx: typer.Context,
+    nats: NatsOption = None,
+    context: ContextOption = None,
+    state_dir: StateDirOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Run streaming data pipelines as separate programs, with every fact about them in a journal.
 
     The options below may also be given after the command.
     """
-    merge(ctx, nats=nats, state_dir=state_dir, log_level=log_level)
+    merge(ctx, nats=nats, context=context, state_dir=state_dir, log_level=log_level)

@@ -140,8 +140,9 @@ async def _control_plane(session: Session, *, timeout_s: float) -> AsyncIterator
             hint = error.hint or "is the NATS server running?"
             yield Finding(check="connection", level="wrong", detail=error.message, hint=hint)
             return
-        for finding in await asyncio.gather(*(_service(control, service, last) for service in SERVICES)):
-            yield finding
+        for found in await asyncio.gather(*(_service(control, service, last) for service in SERVICES)):
+            for finding in found:
+                yield finding
         try:
             status = await questions.status(control)
         except FlowctlError:
@@ -158,7 +159,7 @@ async def _journal(session: Session, *, timeout_s: float) -> Finding:
     url, record = plane.nats_url(session), server_record.read_record(session.state_dir)
     try:
         settings = load_settings(Settings)
-        monitor_url = settings.nats_monitor_url
+        monitor_url = settings.nats_monitor_url or session.monitor
         if not session.nats:
             monitor_url = record.nats_monitor_url if record is not None else _discovered_monitor(session)
         store = await JetStreamStore.connect(
@@ -191,11 +192,16 @@ def _discovered_monitor(session: Session) -> str:
     return found.monitor_url if found is not None else ""
 
 
-async def _service(control: Plane, service: str, last: int) -> Finding:
+async def _service(control: Plane, service: str, last: int) -> list[Finding]:
+    """Every replica of a service that answers; what is wrong if none does."""
     try:
-        info = await control.ask(service, "info", InfoRequest(), Info)
+        infos = await control.infos(service) or [await control.ask(service, "info", InfoRequest(), Info)]
     except FlowctlError as error:
-        return Finding(check=service, level="wrong", detail=error.message, hint=error.hint or "its log says more")
+        return [Finding(check=service, level="wrong", detail=error.message, hint=error.hint or "its log says more")]
+    return [_replica(service, info, last) for info in infos]
+
+
+def _replica(service: str, info: Info, last: int) -> Finding:
     lag = max(0, last - info.seq)
     where = "".join(f", {name} {address}" for name, address in info.addresses.items() if address)
     detail = f"{info.name} (pid {info.pid}), flowctl {info.version}, {lag} entries behind{where}"

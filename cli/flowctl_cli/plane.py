@@ -1,16 +1,17 @@
 """The way into the control plane: which NATS server, one connection, questions to the services with a deadline each."""
 
+import asyncio
 import contextlib
 import getpass
 import os
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from flowctl import api, paths
-from flowctl.errors import ControlPlaneUnreachableError, JournalUnavailableError
+from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, JournalUnavailableError
 from flowctl.journal.log import Store
 from flowctl_cli import server_record
 from flowctl_cli.journal_import import import_journal, wants_websockets
@@ -37,13 +38,17 @@ class Plane(Protocol):
         """
         ...
 
+    async def infos(self, service: str) -> list[api.Info]:
+        """How each replica of a service is."""
+        ...
+
 
 class NatsPlane:
     """See ``Plane``; over one NATS connection."""
 
-    def __init__(self, store: Store, nc: Any, timeout_s: float) -> None:  # noqa: ANN401 - the raw client
+    def __init__(self, store: Store, client: Callable[[], Any], timeout_s: float) -> None:
         self._store = store
-        self._nc = nc
+        self._client = client
         self._timeout_s = timeout_s
 
     @property
@@ -52,13 +57,53 @@ class NatsPlane:
         return self._store
 
     async def ask(self, service: str, verb: str, request: api.Request, answer: type[Answer]) -> Answer:
-        """See ``Plane``."""
+        """See ``Plane``.
+
+        One replica may hang or the journal be without a leader for a while: what may be asked twice is asked again, for as long
+        as there is time.
+        """
         from flowctl.endpoints import call
 
-        return await call(self._nc, service, verb, signed(request), answer, timeout_s=self._timeout_s)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        request = signed(request)
+        attempt_s = self._timeout_s if isinstance(request, ONCE) else ATTEMPT_S
+        while True:
+            left_s = begun + self._timeout_s - loop.time()
+            try:
+                return await call(self._client(), service, verb, request, answer, timeout_s=min(attempt_s, max(left_s, 0.05)))
+            except ControlPlaneUnreachableError:
+                if isinstance(request, ONCE) or loop.time() > begun + min(ABSENT_S, self._timeout_s):
+                    raise
+            except (DeadlineError, JournalUnavailableError) as error:
+                if isinstance(request, ONCE) or loop.time() + AGAIN_S > begun + self._timeout_s:
+                    if isinstance(error, JournalUnavailableError):
+                        raise
+                    raise DeadlineError(f"the {service} did not answer within {self._timeout_s:g} s") from None
+            await asyncio.sleep(AGAIN_S)
+
+    async def infos(self, service: str) -> list[api.Info]:
+        """How each replica of a service is, by name; those that hang say nothing."""
+        from flowctl.endpoints import call, replicas
+
+        names = await replicas(self._client(), service, timeout_s=min(REPLICAS_S, self._timeout_s))
+        asked = (
+            call(self._client(), service, f"info.{name}", api.InfoRequest(), api.Info, timeout_s=ATTEMPT_S) for name in names
+        )
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        return [each for each in found if isinstance(each, api.Info)]
 
 
-COMMANDS: Final = (api.Submit, api.Stop, api.RestartInstances, api.Scale, api.RedriveLetters)
+COMMANDS: Final = (
+    api.Submit, api.Stop, api.RestartInstances, api.Scale, api.RedriveLetters, api.DrainHost, api.UndrainHost
+)  # fmt: skip
+ONCE: Final = (api.RestartInstances, api.RedriveLetters)
+"""What does more when it is asked twice."""
+ATTEMPT_S: Final = 3.0
+AGAIN_S: Final = 0.2
+ABSENT_S: Final = 1.0
+"""So long a service may have nobody who answers: its last replica may be on its way back."""
+REPLICAS_S: Final = 0.5
 
 
 def signed(request: api.Request) -> api.Request:
@@ -132,7 +177,7 @@ async def _connected(url: str, timeout_s: float) -> AsyncGenerator[Plane]:
             f"the control plane cannot be reached: {error.message}", hint=error.hint or "`flowctl doctor` says more"
         ) from error
     try:
-        yield NatsPlane(store, store.nc, timeout_s)
+        yield NatsPlane(store, lambda: store.nc, timeout_s)
     finally:
         await store.close()
 

@@ -53,6 +53,12 @@ LogLevelOption = Annotated[
         case_sensitive=False,
     ),
 ]
+ContextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--context", metavar="NAME", help="The control plane of that name, see `flowctl context` (env: FLOWCTL_CONTEXT)."
+    ),
+]
 # The environment is read by ``Session``: Typer would let it override an option that stands before the command.
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.05, max=86_400, help="How long to wait for an answer.")
@@ -69,9 +75,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Session(msgspec.Struct, kw_only=True):
-    """The options that every command takes. ``nats`` is empty for the state directory's own server."""
+    """The options that every command takes. ``nats`` is empty for the state directory's own server.
 
-    nats: str = msgspec.field(default_factory=lambda: os.environ.get("FLOWCTL_NATS_URL", ""))
+    ``explicit_nats`` is what was said for this very command: by an option, by the environment or by naming a context; ``nats``
+    may also be that of the context that was once chosen. ``monitor`` is the servers' monitoring, as far as a context knows it.
+    """
+
+    explicit_nats: str = msgspec.field(default_factory=lambda: os.environ.get("FLOWCTL_NATS_URL", ""))
+    nats: str = ""
+    monitor: str = ""
+    context: str = msgspec.field(default_factory=lambda: os.environ.get("FLOWCTL_CONTEXT", ""))
     state_dir: Path = msgspec.field(default_factory=default_state_dir)
     log_level: str = msgspec.field(default_factory=lambda: os.environ.get("FLOWCTL_LOG_LEVEL", "").lower())
 
@@ -90,14 +103,20 @@ class Session(msgspec.Struct, kw_only=True):
         return environment
 
 
-def merge(ctx: typer.Context, *, nats: str | None, state_dir: Path | None, log_level: LogLevel | None) -> Session:
+def merge(
+    ctx: typer.Context, *, nats: str | None, state_dir: Path | None, log_level: LogLevel | None, context: str | None = None
+) -> Session:
     """The session of this invocation: what was given before the command, overridden by what was given after it."""
     root = ctx.find_root()
     if not isinstance(root.obj, Session):
         root.obj = Session()
     session: Session = root.obj
+    if context is not None:
+        session.context = context
+        session.explicit_nats = ""  # what was named on the command line comes before the environment
     if nats is not None:
-        session.nats = nats
+        session.explicit_nats = nats
+    _follow_context(session)
     if state_dir is not None:
         session.state_dir = state_dir.expanduser().absolute()
     if log_level is not None:
@@ -107,6 +126,25 @@ def merge(ctx: typer.Context, *, nats: str | None, state_dir: Path | None, log_l
     if session.state_dir.exists() and not session.state_dir.is_dir():
         raise InvalidSettingError(f"the state directory {session.state_dir} is not a directory", hint="set --state-dir")
     return session
+
+
+def _follow_context(session: Session) -> None:
+    """Find out which NATS servers are meant.
+
+    Raises:
+        NotFoundError: there is no context of that name.
+        InvalidSettingError: the file of contexts cannot be read.
+    """
+    from flowctl_cli import contexts
+
+    session.nats = session.explicit_nats
+    if session.explicit_nats:
+        return
+    known = contexts.read() if session.context or contexts.file().exists() else contexts.Contexts()
+    found = known.named(session.context or known.current)
+    if found is not None:
+        session.nats, session.monitor = found.nats, found.monitor
+        session.explicit_nats = found.nats if session.context else ""
 
 
 def new_app() -> typer.Typer:
@@ -153,9 +191,14 @@ def _with_session(function: Callable[..., None], *, pass_context: bool = False) 
 
     @functools.wraps(function)
     def run(
-        ctx: typer.Context, nats: str | None, state_dir: Path | None, log_level: LogLevel | None, **options: Any  # noqa: ANN401
-    ) -> None:  # fmt: skip
-        session = merge(ctx, nats=nats, state_dir=state_dir, log_level=log_level)
+        ctx: typer.Context,
+        nats: str | None,
+        state_dir: Path | None,
+        log_level: LogLevel | None,
+        context: str | None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        session = merge(ctx, nats=nats, state_dir=state_dir, log_level=log_level, context=context)
         setup_logging(session)
         before = (session, ctx) if pass_context else (session,)
         try:
@@ -168,7 +211,12 @@ def _with_session(function: Callable[..., None], *, pass_context: bool = False) 
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [
         inspect.Parameter(name, keyword, default=None, annotation=annotation)
-        for name, annotation in (("nats", NatsOption), ("state_dir", StateDirOption), ("log_level", LogLevelOption))
+        for name, annotation in (
+            ("nats", NatsOption),
+            ("context", ContextOption),
+            ("state_dir", StateDirOption),
+            ("log_level", LogLevelOption),
+        )
     ]
     context = inspect.Parameter("ctx", keyword, annotation=typer.Context)
     parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]

@@ -4,6 +4,7 @@ Any NATS client can discover them (``$SRV.INFO``); several replicas of a service
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.micro import add_service  # pyright: ignore[reportUnknownVariableType] - its kwargs are untyped
 from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
@@ -30,6 +32,9 @@ from flowctl.errors import (
 
 Req = TypeVar("Req", bound=api.Request)
 Handler = Callable[[Any], Awaitable[msgspec.Struct]]
+
+OF_EACH_REPLICA: Final = frozenset({"info"})
+"""What can also be asked of one replica: ``flowctl.api.<service>.<verb>.<name>``."""
 
 ERROR_HEADER: Final = "Nats-Service-Error-Code"
 
@@ -80,11 +85,12 @@ class Endpoints:
             queue_group=f"flowctl-{self._service_name}",
         )
         self._service = await add_service(client, config)
-        for verb, (request_type, handler) in self._handlers.items():
+        own = {f"{verb}.{self._name}": each for verb, each in self._handlers.items() if verb in OF_EACH_REPLICA}
+        for verb, (request_type, handler) in (self._handlers | own).items():
             schema = msgspec.json.encode(msgspec.json.schema(request_type)).decode()
             await self._service.add_endpoint(
                 EndpointConfig(
-                    name=verb,
+                    name=verb.replace(".", "-"),
                     subject=f"{api.API_ROOT}.{self._service_name}.{verb}",
                     handler=_answer(request_type, handler),
                     metadata={"request_schema": schema},
@@ -182,6 +188,36 @@ async def call(
     if code is not None:
         raise _error(code, message.data)
     return msgspec.json.decode(message.data, type=answer_type)
+
+
+async def replicas(nc: Client, service: str, *, timeout_s: float) -> list[str]:
+    """The names of the replicas of a service that answer within ``timeout_s`` seconds, sorted.
+
+    Raises:
+        ControlPlaneUnreachableError: the connection failed.
+    """
+    found: set[str] = set()
+    inbox = nc.new_inbox()
+
+    async def heard(message: Msg) -> None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            metadata = msgspec.json.decode(message.data, type=_Ping).metadata or {}
+            found.add(metadata.get("instance", ""))
+
+    try:
+        subscription = await nc.subscribe(inbox, cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py's own
+        await nc.publish(f"$SRV.PING.flowctl-{service}", b"", reply=inbox)
+        await asyncio.sleep(timeout_s)
+        await subscription.unsubscribe()
+    except (nats.errors.Error, OSError) as error:
+        raise ControlPlaneUnreachableError(f"the connection to NATS failed: {error}") from error
+    return sorted(found - {""})
+
+
+class _Ping(msgspec.Struct):
+    """What a micro-service answers to a ping, as far as it is looked at (nats.micro, ``io.nats.micro.v1.ping_response``)."""
+
+    metadata: dict[str, str] | None = None
 
 
 def _error(code: str, data: bytes) -> FlowctlError:

@@ -7,10 +7,12 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from flowctl import paths
 from flowctl.clock import Clock, SystemClock
@@ -199,6 +201,7 @@ async def run_services(
         reasons = [f"{service.name}: {reason}" for service in started if (reason := service.readiness()) is not None]
         return "; ".join(reasons) or None
 
+    context.metrics.register(JournalNumbers(context.projection))
     watches: list[asyncio.Task[None]] = [following]
     web = WebServer(http_listen, metrics=context.metrics, readiness=readiness) if http_listen else None
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -227,6 +230,24 @@ async def run_services(
             await _stop(service)
         if web is not None:
             web.close()
+
+
+class JournalNumbers(Collector):
+    """How far this process has read the journal, and whether it is there."""
+
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
+
+    def collect(self) -> Iterator[Metric]:
+        """The numbers of now."""
+        projection = self._projection
+        fleet = projection.fleet
+        available = projection.unavailable_since_ns is None and projection.corrupt is None
+        yield GaugeMetricFamily("flowctl_journal_available", "Whether the journal answers", float(available))
+        yield GaugeMetricFamily("flowctl_journal_read_sequence", "The last entry that was folded", fleet.seq)
+        yield CounterMetricFamily(
+            "flowctl_journal_unreadable_entries", "Entries that could not be read and were skipped", fleet.poison_total
+        )
 
 
 async def _stop(service: Service) -> None:

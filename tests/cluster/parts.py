@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,8 @@ class Cluster:
             stdin=subprocess.DEVNULL,
         )
         if expect is not None and done.returncode != expect:
-            raise AssertionError(f"flowctl {' '.join(words)} exited {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}")
+            said = f"{done.stdout}\n{done.stderr}"
+            raise AssertionError(f"flowctl {' '.join(words)} exited {done.returncode}, not {expect}\n{said}")
         return done
 
     def json(self, *words: str) -> Any:
@@ -216,7 +217,7 @@ class Cluster:
         begun = time.monotonic()
 
         def there() -> bool:
-            hosts = self.asked("hosts") or []
+            hosts: list[dict[str, Any]] = self.asked("hosts") or []
             return set(names) <= {host["name"] for host in hosts if host["status"] == status}
 
         try:
@@ -237,14 +238,15 @@ class Cluster:
 
 def _leader(url: str) -> str | None:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - an address of the test's own
-            found = json.load(answer)
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            found: dict[str, Any] = json.load(answer)
     except (OSError, ValueError):
         return None
     for account in found.get("account_details", []):
         for stream in account.get("stream_detail", []):
             if stream["name"] == "FLOWCTL_JOURNAL":
-                return (stream.get("cluster") or {}).get("leader")
+                group: dict[str, Any] = stream.get("cluster") or {}
+                return group.get("leader")
     return None
 
 
@@ -276,6 +278,3 @@ def cluster(network: Network, directory: Path) -> Generator[Cluster]:
         yield made
     finally:
         made.close()
-
-
-Check = Callable[[], object]

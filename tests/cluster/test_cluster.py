@@ -1,5 +1,6 @@
 """Three hosts with addresses, NATS servers and services of their own: whatever dies, is held up or cut off, nothing is lost."""
 
+import asyncio
 import signal
 import time
 from collections.abc import Generator
@@ -9,7 +10,11 @@ import pytest
 
 from cluster.faults import Fault, Load, begin, inflict, registrations, schedule, settled, undo
 from cluster.parts import HOST_SILENCE_S, SERVICES, Cluster, cluster
-from cluster.places import namespaces, why_no_namespaces
+from cluster.places import namespaces, pids_in, why_no_namespaces
+from flowctl.errors import JournalUnavailableError
+from flowctl.journal.events import Aggregate, HostDrainCancelled
+from flowctl.journal.jetstream import JetStreamStore
+from flowctl.journal.log import Draft
 from support.flowctl import until
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("cluster")]
@@ -44,7 +49,7 @@ def test_the_pipeline_spans_the_hosts_and_the_streams_have_three_copies(three: C
     assert {instances[f"orders.double.{index}"]["host"] for index in range(3)} == {"h1", "h2", "h3"}
     doctor = three.json("doctor")
     for service in SERVICES:
-        assert len([check for check in doctor["checks"] if check["name"] == service]) == 3, doctor
+        assert len([finding for finding in doctor if finding["check"] == service]) == 3, doctor
     assert load.flows() < 5
 
 
@@ -114,7 +119,7 @@ def test_a_host_is_cut_off(three: Cluster, load: Load):
 
 
 def test_without_any_control_plane_the_data_flows_and_nobody_is_blamed(three: Cluster, load: Load):
-    """Every server and service gone for longer than any patience: nothing is marked or restarted, the status is right soon after."""
+    """Every server and service gone for longer than a host may be silent: nothing is marked, nothing is restarted."""
     before = load.programs()
     marked = unhealthy(three)
     for part in three.parts.values():
@@ -146,9 +151,7 @@ def test_random_faults(three: Cluster, load: Load):
     """A short schedule of a seed; `make cluster-chaos SEED=…` plays longer ones. No acknowledged registration may be lost."""
     known = registrations(three)
     faults = schedule(SEED, [place.name for place in three.network.places], can_cut=True, count=FAULTS)
-    print(f"seed {SEED}")
     for fault in faults:
-        print(fault)
         inflict(three, fault)
         settled(three, load)
         now = registrations(three)
@@ -157,15 +160,24 @@ def test_random_faults(three: Cluster, load: Load):
 
 
 def writes(three: Cluster) -> bool:
-    """Whether a command that writes to the journal succeeds."""
-    return three.run("hosts", "drain", "h9", "--timeout", "2", expect=None).returncode == 1 and wrote(three)
+    """Whether an entry can be appended to the journal within two seconds, by a client that comes anew."""
+    return asyncio.run(_append(three))
 
 
-def wrote(three: Cluster) -> bool:
-    """Scale to two and three in turn: each is an entry."""
-    replicas = len([name for name in three.instances() if ".double." in name])
-    del replicas
-    return three.run("hosts", "undrain", "h1", "--timeout", "2", expect=None).returncode == 0
+async def _append(three: Cluster) -> bool:
+    draft = Draft(Aggregate.of_host("probe"), HostDrainCancelled())  # of a host that there is not: it changes nothing
+    try:
+        async with asyncio.timeout(2):
+            store = await JetStreamStore.connect(
+                three.nats_urls, name="probe", request_timeout_s=1.5, create=False, assume_synced=True
+            )
+            try:
+                await store.journal.append([draft], actor="probe")
+            finally:
+                await store.close()
+    except (TimeoutError, JournalUnavailableError):
+        return False
+    return True
 
 
 def unhealthy(three: Cluster) -> int:
@@ -176,8 +188,6 @@ def unhealthy(three: Cluster) -> int:
 
 def live_incarnations(three: Cluster) -> dict[str, int]:
     """What really runs on all hosts."""
-    from cluster.places import pids_in
-
     found: dict[str, int] = {}
     for place in three.network.places:
         for pid in pids_in(place.prefix[-1]):

@@ -36,6 +36,11 @@ class FakePlane:
             raise found
         return msgspec.convert(msgspec.to_builtins(found), answer)
 
+    async def infos(self, service: str) -> list[api.Info]:
+        """The one replica that there is, if it runs."""
+        found = self.answers.get(f"{service}.info")
+        return [found] if isinstance(found, api.Info) else []
+
 
 def install(monkeypatch: pytest.MonkeyPatch, control: FakePlane) -> None:
     """Let every command reach ``control``."""

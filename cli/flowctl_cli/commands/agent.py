@@ -44,7 +44,7 @@ def agent(
     docs/settings.md lists them.
     """
     given: dict[str, Any] = {
-        "nats_url": session.nats or None,
+        "nats_url": session.explicit_nats or None,
         "state_dir": Path(session.state_dir),
         "log_level": session.log_level or None,
         "name": name,

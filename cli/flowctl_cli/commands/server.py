@@ -46,7 +46,7 @@ def server(
     if ctx.invoked_subcommand is not None:
         return
     given = {
-        "nats_url": session.nats or None,
+        "nats_url": session.explicit_nats or None,
         "state_dir": session.state_dir,
         "log_level": session.log_level or None,
         "registry_listen": registry_listen,

@@ -49,11 +49,15 @@ class Commands:
 
         def choose(fleet: Fleet) -> Decision:
             nonlocal change
-            if request.expected_seq is not None and (what := moved(fleet, pipeline.name, request.expected_seq)) is not None:
-                return Rejected("precondition", f"the plan is out of date: {what}", hint="look at the new plan and decide again")
             state = fleet.pipelines.get(pipeline.name)
             change = "changed" if state is not None and is_live(state) else "created"
-            return decide.decide_submit(fleet, pipeline, source=request.source, fresh=request.fresh)
+            decision = decide.decide_submit(fleet, pipeline, source=request.source, fresh=request.fresh)
+            if isinstance(decision, Rejected) or not decision or request.expected_seq is None:
+                return decision  # what is so already needs no plan: the request may have come twice
+            what = moved(fleet, pipeline.name, request.expected_seq)
+            if what is not None:
+                return Rejected("precondition", f"the plan is out of date: {what}", hint="look at the new plan and decide again")
+            return decision
 
         entries = await self._decide(choose, request)
         state = self._projection.fleet.pipelines.get(pipeline.name)
