@@ -114,6 +114,7 @@ class Production:
         self._space = Signal()
         self._stopping = False
         self._ended = False
+        self._failed: Exception | None = None
         self._puller: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -199,7 +200,7 @@ class Production:
                     values.append(value)
                     count = len(values)
                     if count == 1:
-                        loop.call_soon_threadsafe(self._gathered.set)
+                        loop.call_soon_threadsafe(self._first)
                     if count >= self._limit:
                         space.clear()
                         if len(values) >= self._limit:
@@ -228,7 +229,9 @@ class Production:
         values = self._values
         loop = asyncio.get_running_loop()
         while True:
-            await self._gathered.until(lambda: bool(values) or self._ended)
+            await self._gathered.until(lambda: bool(values) or self._ended or self._failed is not None)
+            if self._failed is not None:
+                raise self._failed
             if not values:
                 return
             wait_ns = self._pace.wait_ns(time.monotonic_ns(), len(values))
@@ -238,12 +241,27 @@ class Production:
                 timer.cancel()
             if not self._router.ready:
                 await self._room.until(lambda: self._router.ready)
-            taken = values[:]
-            del values[: len(taken)]
-            self._space.set()
-            columns, mark = self._numbering.columns(taken, time.time_ns())
-            pending = self._acks.open(mark)
-            self._router.dispatch(columns, [pending])
-            pending.release()
-            self._limit = max(1, min(GATHER_EVENTS, len(columns) * BATCH_BYTES // (columns.size_bytes + 1)))
-            self._pace.sent(time.monotonic_ns())
+            self._emit()
+
+    def _first(self) -> None:
+        """A value has come from the thread. If the sender would send it at once, do that here, without waking it."""
+        if self._values and not self._failed and self._router.ready and not self._pace.wait_ns(time.monotonic_ns(), 1):
+            try:
+                self._emit()
+            except Exception as error:  # noqa: BLE001 - raised by the sender
+                self._failed = error
+        if self._values or self._failed:
+            self._gathered.set()
+
+    def _emit(self) -> None:
+        taken = self._values[:]
+        if not taken:
+            return
+        del self._values[: len(taken)]
+        self._space.set()
+        columns, mark = self._numbering.columns(taken, time.time_ns())
+        pending = self._acks.open(mark)
+        self._router.dispatch(columns, [pending])
+        pending.release()
+        self._limit = max(1, min(GATHER_EVENTS, len(columns) * BATCH_BYTES // (columns.size_bytes + 1)))
+        self._pace.sent(time.monotonic_ns())

@@ -15,7 +15,7 @@ from flowctl_sdk.faults import ProtocolError
 from flowctl_sdk.onlookers import Onlookers
 from flowctl_sdk.outbox import Outbox
 from flowctl_sdk.routing import Router
-from flowctl_sdk.signals import Bell, Signal
+from flowctl_sdk.signals import Begun, Bell, Signal
 from flowctl_sdk.wire import PROTOCOL, SERVICE, batch_frame, end_frame, peer, welcome_frame
 
 HELLO_TIMEOUT_S: Final = 5.0
@@ -53,6 +53,9 @@ class Link:
         self.closing = False
         # The offset at which the downstream was told that nothing follows.
         self.end_told = -1
+        # Whether the sender waits for something to send; and what was sent meanwhile without waking it.
+        self.resting = False
+        self.begun: Begun | None = None
 
     def end(self, code: grpc.StatusCode, detail: str) -> None:
         """Have the stream closed with this status."""
@@ -138,6 +141,7 @@ class EventStream:
             first = link.outbox.rewind(link.incarnation)
             await context.write(welcome_frame(peer(self._me, self._incarnation), first, link.outbox.epoch))
             reader = asyncio.create_task(self._read(context, link))
+            link.outbox.changed = lambda: self._changed(context, link)
             await self._send(context, link)
         except Refusal as refusal:
             level = logging.DEBUG if refusal.code in _ORDINARY else logging.WARNING
@@ -231,6 +235,9 @@ class EventStream:
     async def _send(self, context: ServicerContext, link: Link) -> None:
         outbox, allowance = link.outbox, link.allowance
         while True:
+            if link.begun is not None:
+                begun, link.begun = link.begun, None
+                await begun
             if link.refusal is not None:
                 raise link.refusal
             if link.closing:
@@ -245,7 +252,18 @@ class EventStream:
                 self._settled.ring()
                 self._room.ring()
             else:
+                link.resting = True
                 await link.wake.wait()
+                link.resting = False
+
+    def _changed(self, context: ServicerContext, link: Link) -> None:
+        """Something may be sent. If the sender rests, nothing is under way: begin the write here; the sender sees to its end."""
+        if link.resting and link.refusal is None and not link.closing:
+            entry = link.outbox.take(link.allowance)
+            if entry is not None:
+                link.resting = False
+                link.begun = Begun(context.write(batch_frame(entry.first, entry.encoded)))
+        link.wake.set()
 
     async def _read(self, context: ServicerContext, link: Link) -> None:
         try:

@@ -112,20 +112,22 @@ class ProcessorWork:
             EventFailedError: see ``Transform``.
             EventTooLargeError: if an output does not fit into a message.
         """
-        while True:
-            arrival = await self._inbox.get()
-            outputs, filtered = await self._transform(arrival.columns)
-            self._count(arrival, filtered)
-            if outputs is None:
-                arrival.pending.release()
-                continue
-            pendings = [arrival.pending]
-            if len(outputs) < GATHER_EVENTS and len(self._inbox):
-                outputs = await self._gather(outputs, pendings)
+        await self._inbox.serve(self._handle)
+
+    async def _handle(self, arrival: Arrival) -> None:
+        outputs, filtered = await self._transform(arrival.columns)
+        self._count(arrival, filtered)
+        if outputs is None:
+            arrival.pending.release()
+            return
+        pendings = [arrival.pending]
+        if len(outputs) < GATHER_EVENTS and len(self._inbox):
+            outputs = await self._gather(outputs, pendings)
+        if not self._router.ready:
             await self._room.until(lambda: self._router.ready)
-            self._router.dispatch(outputs, pendings)
-            for pending in pendings:
-                pending.release()
+        self._router.dispatch(outputs, pendings)
+        for pending in pendings:
+            pending.release()
 
     async def _gather(self, first: Columns, pendings: list[Held]) -> Columns:
         """Add the outputs of what else has arrived, for at most a millisecond, so that small batches become larger ones."""
@@ -174,25 +176,26 @@ class SinkWork:
         Raises:
             EventFailedError: if the author's code raised for good.
         """
-        while True:
-            arrival = await self._inbox.get()
-            arrivals = [arrival]
-            events = arrival.columns.events()
-            while len(events) < SINK_EVENTS:
-                more = self._inbox.get_nowait()
-                if more is None:
-                    break
-                arrivals.append(more)
-                events.extend(more.columns.events())
-            count = len(events)
-            before = self._failures.put_aside_total
-            await self.write(events)
-            put_aside = self._failures.put_aside_total - before
-            self.dead_lettered_total += put_aside
-            self.processed_total += count - put_aside
-            self._inbox.finish(count)
-            for done in arrivals:
-                done.pending.release()
+        await self._inbox.serve(self._handle)
+
+    async def _handle(self, arrival: Arrival) -> None:
+        arrivals = [arrival]
+        events = arrival.columns.events()
+        while len(events) < SINK_EVENTS:
+            more = self._inbox.get_nowait()
+            if more is None:
+                break
+            arrivals.append(more)
+            events.extend(more.columns.events())
+        count = len(events)
+        before = self._failures.put_aside_total
+        await self.write(events)
+        put_aside = self._failures.put_aside_total - before
+        self.dead_lettered_total += put_aside
+        self.processed_total += count - put_aside
+        self._inbox.finish(count)
+        for done in arrivals:
+            done.pending.release()
 
     async def write(self, events: list[Event]) -> None:
         """Have the author's code store these events.
