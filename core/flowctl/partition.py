@@ -12,6 +12,7 @@ A change of ``replicas`` moves most keys.
 """
 
 import zlib
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -50,6 +51,11 @@ class PartitionBy(msgspec.Struct, frozen=True):
 def partition(key: bytes, replicas: int) -> int:
     """The index of the replica for a key, 0 to ``replicas - 1``."""
     return zlib.crc32(key) % replicas
+
+
+def partitions(keys: Iterable[bytes], replicas: int) -> list[int]:
+    """The index of the replica for each key: ``partition``, for many."""
+    return [crc % replicas for crc in map(zlib.crc32, keys)]
 
 
 def key_bytes(value: object) -> bytes:

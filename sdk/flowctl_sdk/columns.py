@@ -4,9 +4,10 @@ A column of names (origins, types, paths) is a dictionary of its distinct values
 per event. Columns that came off the wire stay the wire library's own sequences until somebody needs them changed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Final
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowctl.data.v1.data_pb2 import Batch, EventMetadata
 from flowctl_sdk.event import Event
@@ -68,7 +69,7 @@ class Names:
 class Columns:
     """Events in columns, all as long as ``payloads``; ``metadata`` holds only the events that have any."""
 
-    __slots__ = ("metadata", "origins", "paths", "payloads", "positions", "times", "types")
+    __slots__ = ("_encoding", "_size", "metadata", "origins", "paths", "payloads", "positions", "times", "types")
 
     def __init__(  # noqa: PLR0917 - one argument a column, in the order of the hot path
         self,
@@ -87,6 +88,8 @@ class Columns:
         self.paths = paths
         self.types = types
         self.metadata = metadata
+        self._encoding: tuple[bytes, bytes | None] | None = None
+        self._size = -1
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -102,10 +105,12 @@ class Columns:
     @property
     def size_bytes(self) -> int:
         """What the events cost of a byte credit: their payloads and their metadata's keys and values."""
-        size = sum(map(len, self.payloads))
-        if self.metadata:
-            size += sum(metadata_bytes(values) for values in self.metadata.values())
-        return size
+        if self._size < 0:
+            size = sum(map(len, self.payloads))
+            if self.metadata:
+                size += sum(metadata_bytes(values) for values in self.metadata.values())
+            self._size = size
+        return self._size
 
     def event_bytes(self, event: int) -> int:
         """What one event costs of a byte credit."""
@@ -114,12 +119,13 @@ class Columns:
 
     def select(self, events: Sequence[int]) -> "Columns":
         """These events only, given by ascending index."""
-        payloads, times, positions = self.payloads, self.times, self.positions
         metadata = {new: self.metadata[old] for new, old in enumerate(events) if old in self.metadata} if self.metadata else {}
+        picked: Callable[[Sequence[Any]], tuple[Any, ...]] = cast("Any", itemgetter(*events)) if len(events) > 1 else _at(events)
+        # Slices: the wire library's sequences are slow to be asked for one value after the other.
         return Columns(
-            [payloads[event] for event in events],
-            [times[event] for event in events],
-            [positions[event] for event in events],
+            list(picked(self.payloads)),
+            picked(self.times[:]),
+            picked(self.positions[:]),
             self.origins.select(events),
             self.paths.select(events),
             self.types.select(events),
@@ -132,17 +138,34 @@ class Columns:
             payloads, self.times, self.positions, self.origins, self.paths.with_suffix(suffix), self.types, self.metadata
         )
 
+    @property
+    def plain(self) -> bool:
+        """Whether all events have the same origin, path and type, and none has metadata."""
+        return self.origins.index is None and self.paths.index is None and self.types.index is None and not self.metadata
+
     def encoded(self) -> bytes:
         """The batch as protobuf, without its offset."""
-        message = Batch(payloads=self.payloads)
-        _fill(message.times, self.times)
-        _fill(message.positions, self.positions)
-        _write(message, "origins", "origin_index", self.origins)
-        _write(message, "types", "type_index", self.types)
-        _write(message, "paths", "path_index", self.paths)
-        if self.metadata:
-            message.metadata.extend(EventMetadata(event=event, values=values) for event, values in self.metadata.items())
-        return message.SerializeToString()
+        rows, names = self.encoding()
+        return rows + names if names else rows
+
+    def encoding(self) -> tuple[bytes, bytes | None]:
+        """The batch as protobuf in two parts, made once: what there is for each event, and the names that they have in common.
+
+        The rows of batches with equal names, one after the other and the names behind, are the encoding of all their events. No
+        names (None): this batch cannot be joined with others in that way, and the rows are all of it.
+        """
+        if self._encoding is None:
+            rows = Batch(payloads=self.payloads)
+            _fill(rows.times, self.times)
+            _fill(rows.positions, self.positions)
+            names = Batch() if self.plain else rows
+            _write(names, "origins", "origin_index", self.origins)
+            _write(names, "types", "type_index", self.types)
+            _write(names, "paths", "path_index", self.paths)
+            if self.metadata:
+                rows.metadata.extend(EventMetadata(event=event, values=values) for event, values in self.metadata.items())
+            self._encoding = rows.SerializeToString(), None if names is rows else names.SerializeToString()
+        return self._encoding
 
     @staticmethod
     def decoded(body: bytes) -> "Columns":
@@ -205,6 +228,11 @@ class Columns:
             _merged_names([(part.types, len(part)) for part in parts]),
             metadata,
         )
+
+
+def _at(events: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Picks the values at these places; ``itemgetter`` gives no tuple of one, and there is none of nothing."""
+    return lambda column: tuple(column[event] for event in events)
 
 
 def metadata_bytes(values: dict[str, str]) -> int:

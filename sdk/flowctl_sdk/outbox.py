@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from flowctl.latency import BUCKETS, bucket
 from flowctl_sdk.acks import Held
+from flowctl_sdk.batching import BATCH_BYTES, GATHER_EVENTS
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.credit import OUTBOX_BYTES, OUTBOX_EVENTS, Allowance
 from flowctl_sdk.faults import ProtocolError
@@ -13,17 +14,18 @@ from flowctl_sdk.faults import ProtocolError
 class Entry:
     """A batch on its way to one downstream instance: encoded columns, and the inputs that it holds open.
 
-    ``since_ns`` is when it was first given to an edge, on the monotonic clock.
+    ``since_ns`` is when it was first given to an edge, on the monotonic clock. ``parts`` joined are the encoded columns.
     """
 
-    __slots__ = ("count", "encoded", "first", "pendings", "since_ns", "size")
+    __slots__ = ("_names", "_rows", "count", "first", "pendings", "since_ns", "size")
 
-    def __init__(self, count: int, size: int, encoded: bytes, pendings: Sequence[Held]) -> None:
+    def __init__(self, columns: Columns, pendings: Sequence[Held]) -> None:
         self.first = 0
         self.since_ns = 0
-        self.count = count
-        self.size = size
-        self.encoded = encoded
+        self.count = len(columns)
+        self.size = columns.size_bytes
+        rows, self._names = columns.encoding()
+        self._rows = [rows]
         self.pendings = pendings
         for pending in pendings:
             pending.hold()
@@ -32,6 +34,27 @@ class Entry:
     def end(self) -> int:
         """One past the last offset."""
         return self.first + self.count
+
+    @property
+    def parts(self) -> Sequence[bytes]:
+        """The encoded columns, in pieces."""
+        return (*self._rows, self._names) if self._names else self._rows
+
+    def columns(self) -> Columns:
+        """The events."""
+        return Columns.decoded(b"".join(self.parts))
+
+    def absorb(self, entry: "Entry") -> bool:
+        """Take over the events of the entry behind this one, if they go well together; nothing has to be encoded again."""
+        if self._names is None or self._names != entry._names:
+            return False
+        if self.count + entry.count > GATHER_EVENTS or self.size + entry.size > BATCH_BYTES:
+            return False
+        self._rows += entry._rows
+        self.count += entry.count
+        self.size += entry.size
+        self.pendings = (*self.pendings, *entry.pendings)
+        return True
 
     def release(self) -> None:
         """Let go of the inputs: the entry is acknowledged, or nobody is left to do so."""
@@ -45,18 +68,13 @@ class Entry:
 
     def split(self, count: int) -> "tuple[Entry, Entry]":
         """The first ``count`` events and the rest, in place of this entry."""
-        columns = Columns.decoded(self.encoded)
-        halves = [entry_of(columns.select(part), self.pendings) for part in (range(count), range(count, self.count))]
+        columns = self.columns()
+        halves = [Entry(columns.select(part), self.pendings) for part in (range(count), range(count, self.count))]
         halves[0].first = self.first
         halves[1].first = self.first + count
         halves[0].since_ns = halves[1].since_ns = self.since_ns
         self.release()
         return halves[0], halves[1]
-
-
-def entry_of(columns: Columns, pendings: Sequence[Held]) -> Entry:
-    """The entry of these events."""
-    return Entry(len(columns), columns.size_bytes, columns.encoded(), pendings)
 
 
 class Outbox:
@@ -65,7 +83,8 @@ class Outbox:
     ``changed`` is called when there is something new to send. ``events`` and ``size`` count what is kept. ``epoch`` tells this
     sequence of offsets from any other that the instance had for the same downstream. ``allowance`` is that of the open stream.
     ``left`` says that the downstream ended its last stream itself, in good order, and has not come back; ``leaving`` that it gets
-    nothing more and works off what it was given.
+    nothing more and works off what it was given. ``divided`` says that it gets parts of batches, which are gathered before they
+    are sent.
     ``delivery`` counts acknowledged events by the time since they were given to the edge, in the buckets of ``flowctl.latency``;
     ``clock`` is a monotonic one, in nanoseconds, asked once a batch.
     """
@@ -78,6 +97,7 @@ class Outbox:
         self.connected = False
         self.left = False
         self.leaving = False
+        self.divided = False
         self.events = 0
         self.size = 0
         self.next_offset = 0
@@ -113,6 +133,11 @@ class Outbox:
         return not self._unsent
 
     @property
+    def waiting(self) -> int:
+        """Events that were not sent."""
+        return self.next_offset - self._unsent[0].first if self._unsent else 0
+
+    @property
     def oldest_ns(self) -> int:
         """How long the oldest unacknowledged entry has been waiting; 0 if there is none."""
         entries = self._sent or self._unsent
@@ -127,7 +152,10 @@ class Outbox:
         self.size += entry.size
         self.events_total += entry.count
         self.bytes_total += entry.size
-        self._unsent.append(entry)
+        # Small batches that have piled up become larger ones.
+        tail = self._unsent[-1] if self._unsent else None
+        if tail is None or tail.first < self._sent_end or not tail.absorb(entry):
+            self._unsent.append(entry)
         self.changed()
 
     def take(self, allowance: Allowance) -> Entry | None:
@@ -156,7 +184,7 @@ class Outbox:
         return entry
 
     def _fitting(self, entry: Entry, allowance: Allowance) -> int:
-        columns = Columns.decoded(entry.encoded)
+        columns = entry.columns()
         size = 0
         for event in range(min(entry.count, allowance.events)):
             size += columns.event_bytes(event)

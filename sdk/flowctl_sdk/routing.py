@@ -13,13 +13,13 @@ from itertools import count as counting
 
 import msgspec
 
-from flowctl.partition import partition
+from flowctl.partition import partitions
 from flowctl_sdk.acks import Held
 from flowctl_sdk.batching import BATCH_BYTES, GATHER_EVENTS
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.faults import EventTooLargeError
 from flowctl_sdk.keys import KeysOf, keys_of
-from flowctl_sdk.outbox import Entry, Outbox, entry_of
+from flowctl_sdk.outbox import Entry, Outbox
 from flowctl_sdk.tap import Tap
 from flowctl_sdk.wire import FRAME_BYTES, MAX_MESSAGE_BYTES
 
@@ -125,6 +125,8 @@ class Group:
             if index not in self.members:
                 self.members[index] = self._new_outbox()
         self._order = [self.members[index] for index in sorted(self.members)]
+        for outbox in self._order:
+            outbox.divided = self.divides
         self._reroute(orphans)
         if spec.drops:
             for _, outbox in self.outboxes():
@@ -143,7 +145,12 @@ class Group:
         self._dropped_before += outbox.dropped_total
         return outbox.clear()
 
-    def route(self, columns: Columns, encoded: bytes, pendings: Sequence[Held]) -> None:
+    @property
+    def divides(self) -> bool:
+        """Whether its instances get parts of each batch."""
+        return self._keys is not None and len(self._order) > 1
+
+    def route(self, columns: Columns, pendings: Sequence[Held]) -> None:
         """Give a batch, not larger than a message, to the group's instances. Needs ``ready``."""
         count = len(columns)
         self.offered_total += count
@@ -153,13 +160,12 @@ class Group:
             return
         if self.spec.drops:
             pendings = ()
-        size = columns.size_bytes
         if self._keys is None or len(self._order) == 1:
-            self._give(self._least(), Entry(count, size, encoded, pendings))
+            self._give(self._least(), Entry(columns, pendings))
             return
         for outbox, events in self._shares(columns, self._keys):
             part = columns if len(events) == count else columns.select(events)
-            self._give(outbox, entry_of(part, pendings))
+            self._give(outbox, Entry(part, pendings))
 
     def abandon(self) -> None:
         """The group is gone: whatever it has not acknowledged counts as done."""
@@ -186,8 +192,9 @@ class Group:
 
     def _shares(self, columns: Columns, keys: KeysOf) -> list[tuple[Outbox, list[int]]]:
         shares: list[list[int]] = [[] for _ in self._order]
-        for event, key in enumerate(keys(columns)):
-            shares[partition(key, len(shares))].append(event)
+        put = [share.append for share in shares]
+        for event, place in enumerate(partitions(keys(columns), len(shares))):
+            put[place](event)
         return [(outbox, share) for outbox, share in zip(self._order, shares, strict=True) if share]
 
     def _reroute(self, entries: list[Entry]) -> None:
@@ -198,9 +205,9 @@ class Group:
             if self._keys is None or len(self._order) == 1:
                 self._least().add(entry)
                 continue
-            columns = Columns.decoded(entry.encoded)
+            columns = entry.columns()
             for outbox, events in self._shares(columns, self._keys):
-                outbox.add(entry_of(columns.select(events), entry.pendings))
+                outbox.add(Entry(columns.select(events), entry.pendings))
             entry.release()
 
 
@@ -277,17 +284,20 @@ class Router:
             EventTooLargeError: if an event does not fit into a message.
         """
         self.finished = False
+        divided = all(group.divides for group in self.groups.values()) and bool(self.groups)
         for part in chunks(columns):
-            encoded = part.encoded()
-            if len(encoded) + FRAME_BYTES > MAX_MESSAGE_BYTES:
-                self._dispatch_halves(part, len(encoded), pendings)
-                continue
+            if not (divided and part.plain and part.size_bytes <= BATCH_BYTES):
+                # Not if only its parts are sent, and these surely are small enough.
+                size = len(part.encoded())
+                if size + FRAME_BYTES > MAX_MESSAGE_BYTES:
+                    self._dispatch_halves(part, size, pendings)
+                    continue
             if self.taps:
                 for tap in self.taps:
-                    tap.offer(len(part), encoded)
+                    tap.offer(len(part), part.encoded())
             self.dispatched_total += len(part)
             for group in self.groups.values():
-                group.route(part, encoded, pendings)
+                group.route(part, pendings)
 
     def _dispatch_halves(self, columns: Columns, size: int, pendings: Sequence[Held]) -> None:
         if len(columns) == 1:

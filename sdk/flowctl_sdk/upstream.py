@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from flowctl.data.v1.data_pb2 import Ack, Credit, FromDownstream, Hello
 from flowctl.ids import InstanceId
+from flowctl_sdk.batching import PartsPace
 from flowctl_sdk.credit import Allowance
 from flowctl_sdk.faults import ProtocolError
 from flowctl_sdk.onlookers import Onlookers
@@ -56,6 +58,8 @@ class Link:
         # Whether the sender waits for something to send; and what was sent meanwhile without waking it.
         self.resting = False
         self.begun: Begun | None = None
+        self.pace = PartsPace()
+        self.timer: asyncio.TimerHandle | None = None
 
     def end(self, code: grpc.StatusCode, detail: str) -> None:
         """Have the stream closed with this status."""
@@ -227,6 +231,8 @@ class EventStream:
             del self._links[link.key]
             link.outbox.connected = False
             link.outbox.allowance = None
+            if link.timer is not None:
+                link.timer.cancel()
             if link.outbox.leaving:
                 self._router.retire(*link.key)
                 self._room.ring()
@@ -242,9 +248,10 @@ class EventStream:
                 raise link.refusal
             if link.closing:
                 return
-            entry = outbox.take(allowance)
+            entry = None if self._gathers(link) else outbox.take(allowance)
             if entry is not None:
-                await context.write(batch_frame(entry.first, entry.encoded))
+                link.pace.sent(time.monotonic_ns())
+                await context.write(batch_frame(entry.first, entry.parts))
             elif self._router.finished and outbox.drained and link.end_told != outbox.next_offset:
                 told = outbox.next_offset
                 await context.write(end_frame(told))
@@ -256,13 +263,32 @@ class EventStream:
                 await link.wake.wait()
                 link.resting = False
 
+    def _gathers(self, link: Link) -> bool:
+        """Whether to wait for more parts of batches; then the sender is woken when that is over."""
+        outbox = link.outbox
+        if not outbox.divided or outbox.drained or self._router.finished:
+            return False
+        wait_ns = link.pace.wait_ns(time.monotonic_ns(), outbox.waiting)
+        if not wait_ns:
+            return False
+        if link.timer is None:
+            link.timer = asyncio.get_running_loop().call_later(wait_ns / 1e9, self._gathered, link)
+        return True
+
+    def _gathered(self, link: Link) -> None:
+        link.timer = None
+        link.wake.set()
+
     def _changed(self, context: ServicerContext, link: Link) -> None:
         """Something may be sent. If the sender rests, nothing is under way: begin the write here; the sender sees to its end."""
+        if self._gathers(link):
+            return
         if link.resting and link.refusal is None and not link.closing:
             entry = link.outbox.take(link.allowance)
             if entry is not None:
+                link.pace.sent(time.monotonic_ns())
                 link.resting = False
-                link.begun = Begun(context.write(batch_frame(entry.first, entry.encoded)))
+                link.begun = Begun(context.write(batch_frame(entry.first, entry.parts)))
         link.wake.set()
 
     async def _read(self, context: ServicerContext, link: Link) -> None:

@@ -56,10 +56,10 @@ def peer(instance: InstanceId, incarnation: int) -> Peer:
     return Peer(pipeline=instance.pipeline, component=instance.component, index=instance.index, incarnation=incarnation)
 
 
-def batch_frame(first_offset: int, columns: bytes) -> bytes:
-    """The ``FromUpstream`` message of a batch whose encoded columns are given."""
+def batch_frame(first_offset: int, columns: Sequence[bytes]) -> bytes:
+    """The ``FromUpstream`` message of a batch whose encoded columns are given, in pieces."""
     offset = _OFFSET_TAG + _varint(first_offset)
-    return b"".join((_BATCH_TAG, _varint(len(offset) + len(columns)), offset, columns))
+    return b"".join((_BATCH_TAG, _varint(len(offset) + sum(map(len, columns))), offset, *columns))
 
 
 def welcome_frame(upstream: Peer, first_offset: int, epoch: int) -> bytes:

@@ -54,6 +54,19 @@ def test_select(batch: list[Event], data: st.DataObject):
         assert Columns.decoded(selected.encoded()).events() == expected
 
 
+@given(st.lists(st.lists(st.binary(max_size=20), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_encodings_of_one_kind_join(parts: list[list[bytes]]):
+    """The rows of batches with the same names, one after the other with the names behind, are all their events."""
+    batches = [
+        Columns(payloads, range(len(payloads)), range(7, 7 + len(payloads)), Names(["a.0"]), Names(["/b.0"]), Names(["t"]), {})
+        for payloads in parts
+    ]
+    encodings = [batch.encoding() for batch in batches]
+    assert len({names for _, names in encodings}) == 1
+    joined = b"".join(rows for rows, _ in encodings) + (encodings[0][1] or b"")
+    assert Columns.decoded(joined).events() == [event for batch in batches for event in batch.events()]
+
+
 @given(st.lists(batches, min_size=1, max_size=4))
 def test_merged(parts: list[list[Event]]):
     """Joining columns joins events."""
@@ -65,7 +78,7 @@ def test_merged(parts: list[list[Event]]):
 def test_frame(batch: list[Event], offset: int):
     """A frame put together from bytes is what the protobuf library makes."""
     columns = columns_of(batch)
-    message = FromUpstream.FromString(batch_frame(offset, columns.encoded()))
+    message = FromUpstream.FromString(batch_frame(offset, [columns.encoded()]))
     assert message.batch.first_offset == offset
     assert Columns.read(message.batch).events() == batch
 
