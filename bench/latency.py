@@ -3,6 +3,9 @@
 The source sends a burst every millisecond, on a schedule that nothing holds up, and stamps each event with the moment at which it
 was due. ``p50_ms_10k`` is the median at 10,000 events a second; ``idle_p50_ms`` that of a single event every 50 ms. The first
 ``--warm-up`` seconds do not count; figures are medians of ``--runs`` runs, taken in turn.
+
+Piece by piece, where the machine cannot be had for long: ``--only idle --runs 1 --keep FILE`` as often as wanted, then
+``--report FILE``.
 """
 
 import json
@@ -10,11 +13,12 @@ import sys
 import tempfile
 import time
 from array import array
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from harness import PROGRAMS, flowctl, state
-from report import median, parser, percentile, progress, publish
+from report import keep, keepable, kept, median, parser, percentile, progress, publish
 
 LOADS: dict[str, dict[str, Any]] = {
     "10k": {"rate": 10_000},
@@ -78,19 +82,33 @@ def main() -> None:
     options.add_argument("--warm-up", type=float, default=3.0, help="seconds at the start of each run that do not count")
     options.add_argument("--quick", action="store_true", help="one run of 5 seconds each, for development")
     options.add_argument("--only", nargs="+", choices=list(LOADS), help="these loads only")
+    keepable(options)
     chosen = options.parse_args()
     runs, seconds, warm_up_s = (1, 5.0, 1.0) if chosen.quick else (chosen.runs, chosen.seconds, chosen.warm_up)
     found: dict[str, list[float]] = {}
+    for run in (
+        kept(chosen.report) if chosen.report else measured(chosen.only or list(LOADS), runs, seconds, warm_up_s, chosen.keep)
+    ):
+        name = run["load"]
+        for share, age in run["ages_ms"].items():
+            found.setdefault(f"{name}_{share}_ms" if name == "idle" else f"{share}_ms_{name}", []).append(age)
+    if not found:
+        raise SystemExit(f"there are no runs in {chosen.report}")
+    publish("latency", {name: median(ages) for name, ages in found.items()}, as_json=chosen.json, targets=TARGETS)
+
+
+def measured(loads: list[str], runs: int, seconds: float, warm_up_s: float, file: Path | None) -> Generator[dict[str, Any]]:
+    """What each run shows, as it is kept."""
     with state() as directory:
         for number in range(runs):
-            for name in chosen.only or LOADS:
+            for name in loads:
                 ages = ages_ms(directory, LOADS[name], warm_up_s, seconds)
                 shares = {"p50": percentile(ages, 0.5), "p99": percentile(ages, 0.99), "p999": percentile(ages, 0.999)}
-                for share, age in shares.items():
-                    found.setdefault(f"{name}_{share}_ms" if name == "idle" else f"{share}_ms_{name}", []).append(age)
                 told = ", ".join(f"{share} {age:.2f} ms" for share, age in shares.items())
                 progress(f"run {number + 1}/{runs}: {name}: {told} of {len(ages):,} events")
-    publish("latency", {name: median(ages) for name, ages in found.items()}, as_json=chosen.json, targets=TARGETS)
+                run = {"load": name, "ages_ms": shares, "events": len(ages)}
+                keep(file, run)
+                yield run
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 Figures = dict[str, float]
 
@@ -17,6 +18,27 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--json", action="store_true", help="print one JSON object")
     return result
+
+
+def keepable(options: argparse.ArgumentParser) -> None:
+    """Add the options with which a bench is run piece by piece."""
+    options.add_argument("--keep", type=Path, metavar="FILE", help="append what each run shows to this file of JSON lines")
+    options.add_argument("--report", type=Path, metavar="FILE", help="run nothing: the figures of all runs kept in this file")
+
+
+def keep(path: Path | None, kept: dict[str, Any]) -> None:
+    """Append one run to a file of JSON lines, if there is to be one."""
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(kept) + "\n")
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The runs in a file that ``keep`` wrote, in order."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cannot read {path}: {error}") from error
 
 
 def machine() -> dict[str, str]:

@@ -1,6 +1,9 @@
 """Peers that break the protocol: their stream ends with a status that names the fault, and nobody else notices."""
 
 import asyncio
+import contextlib
+import resource
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -213,6 +216,36 @@ async def test_a_message_that_is_too_large(upstream: Upstream):
     async with call(upstream.address) as stream:
         await stream.write(b"\x00" * (4 * 1024 * 1024 + 60_000))
         assert (await ends(stream))[0] in {INVALID, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+async def test_a_thousand_connections_that_say_nothing(upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
+    """A thousand connections that never speak and as many streams without a hello hold nobody up; the streams end, by name."""
+    monkeypatch.setattr("flowctl_sdk.upstream.HELLO_TIMEOUT_S", 1.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8_192), hard))
+    host, port = upstream.address.split(":")
+    try:
+        with contextlib.ExitStack() as silent:
+            for _ in range(1_000):
+                silent.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            async with contextlib.AsyncExitStack() as channels:
+                streams: list[Any] = []
+                for _ in range(20):
+                    channel = await channels.enter_async_context(
+                        grpc.aio.insecure_channel(upstream.address, options=CHANNEL_OPTIONS)
+                    )
+                    streams += [cast("Any", channel).stream_stream(METHOD)() for _ in range(50)]
+                async with asyncio.timeout(20), call(upstream.address) as stream:
+                    await send(stream, hello())
+                    await receive(stream)
+                    assert len((await receive(stream)).batch.payloads) == 10
+                    await send(stream, FromDownstream(ack=Ack(up_to=9)))
+                    await eventually(lambda: not upstream.outbox("store").events, "the acknowledgement")
+                found = await asyncio.gather(*map(ends, streams))
+        assert {code for code, _ in found} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert {detail for _, detail in found} == {"no hello within 1 s"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_stranger_is_turned_away(upstream: Upstream, monkeypatch: pytest.MonkeyPatch):

@@ -281,7 +281,8 @@ def test_a_frozen_downstream(stage: Stage, frozen: str):
     fleet.running[frozen, 0].send_signal(signal.SIGSTOP)
     before = stored(stage)
     eventually(lambda: fleet.totals("numbers").get("in_flight", 0) > 4_000, "events that wait")
-    assert stored(stage) < before + 1_000
+    # What had left the frozen one, or was in the sink already, may still be written.
+    assert stored(stage) <= before + 8_192
     fleet.running[frozen, 0].send_signal(signal.SIGCONT)
     nothing_lost(stage, fleet)
     assert len(stage.ids("out")) == COUNT
