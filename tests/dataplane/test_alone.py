@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flowctl_sdk.serve import transport_settings
 from support.stream_fleet import PROGRAMS, eventually
 
 
@@ -83,3 +84,11 @@ def test_a_port_that_is_taken(tmp_path: Path):
         process = start(tmp_path, "numbers", FLOWCTL_LISTEN=address, FLOWCTL_CONFIG='{"count": 1}')
         assert process.wait(20) == 1
     assert f"cannot listen on {address}" in (tmp_path / "numbers.log").read_text()
+
+
+def test_grpc_is_set_up_only_as_it_was_tried():
+    """Components run without gRPC's event engine where that was tried; another version is not told names that it may not know."""
+    assert transport_settings("1.85.1")["GRPC_EXPERIMENTS"].startswith("-event_engine")
+    assert "GRPC_EXPERIMENTS" not in transport_settings("2.0.0")
+    imported = "import sys, flowctl_sdk, flowctl_sdk.serve; print('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True).stdout == "False\n"
