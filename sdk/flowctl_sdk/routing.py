@@ -167,15 +167,26 @@ class Group:
             part = columns if len(events) == count else columns.select(events)
             self._give(outbox, Entry(part, pendings))
 
-    def abandon(self) -> None:
-        """The group is gone: whatever it has not acknowledged counts as done."""
-        entries = [*self._homeless, *(entry for _, outbox in self.outboxes() for entry in outbox.clear())]
+    def abandon(self) -> list[Entry]:
+        """The group is gone: what it has not acknowledged, oldest first in each instance. Whoever takes that lets go of it."""
+        entries = [*self._homeless, *(entry for _, outbox in self.outboxes() for entry in self._forget(outbox))]
         self.members.clear()
         self._leaving.clear()
         self._order = []
         self._homeless = []
-        for entry in entries:
-            entry.release()
+        return entries
+
+    def adopt(self, entries: Sequence[Entry]) -> None:
+        """Take what groups that are gone have not acknowledged: this one has come in their place."""
+        copies = [Entry(entry.columns(), entry.pendings) for entry in entries]
+        count = sum(entry.count for entry in copies)
+        self.offered_total += count
+        self.skipped_total = max(0, self.skipped_total - count)
+        self._reroute(copies)
+        if self.spec.drops:
+            for outbox in self._order:
+                outbox.let_go()
+        self._held = self._keys is not None and count > 0
 
     def _give(self, outbox: Outbox, entry: Entry) -> None:
         if self.spec.drops and outbox.full:
@@ -248,17 +259,23 @@ class Router:
         return [name for name, group in self.groups.items() if not group.ready]
 
     def apply(self, specs: Sequence[GroupSpec]) -> None:
-        """Take a new topology."""
+        """Take a new topology.
+
+        What a component that is gone has not acknowledged goes to those that are new in this topology: they are what the file has
+        in its place. If there are none, nobody wants it, and it counts as done.
+        """
         self.known = True
         named = {spec.component for spec in specs}
-        for component in [component for component in self.groups if component not in named]:
-            self.groups.pop(component).abandon()
+        orphans = [entry for name in list(self.groups) if name not in named for entry in self.groups.pop(name).abandon()]
         for spec in specs:
             group = self.groups.get(spec.component)
             if group is None:
-                self.groups[spec.component] = Group(spec, self._new_outbox, self._dropped, self.dispatched_total)
+                self.groups[spec.component] = group = Group(spec, self._new_outbox, self._dropped, self.dispatched_total)
+                group.adopt(orphans)
             elif group.spec != spec:
                 group.apply(spec)
+        for entry in orphans:
+            entry.release()
 
     def _new_outbox(self) -> Outbox:
         return Outbox(next(self._epochs), self._clock)

@@ -197,6 +197,35 @@ def test_an_input_is_done_when_every_group_has_acknowledged_it():
     assert done == [9, 19]
 
 
+def test_a_component_that_takes_anothers_place_gets_what_it_had_not_done():
+    """A file that has b in place of a: what a had not acknowledged goes to b, and the inputs stay open until b has it."""
+    done: list[int] = []
+    acks: AckLog[int] = AckLog(done.append)
+    router = Router()
+    router.apply([GroupSpec("a", (0,)), GroupSpec("c", (0,))])
+    a, c = Receiver(router.groups["a"].members[0]), Receiver(router.groups["c"].members[0])
+    for first in (0, 10):
+        pending = acks.open(first + 9)
+        router.dispatch(batch(first, 10), [pending])
+        pending.release()
+        a.receive([])
+        c.receive([])
+    a.outbox.acknowledge(9)
+    c.acknowledge(1.0)
+    assert done == [9]
+    router.apply([GroupSpec("b", (0,)), GroupSpec("c", (0,))])
+    assert done == [9], "what a had not acknowledged is not done"
+    group = router.groups["b"]
+    assert router.dispatched_total - group.skipped_total == group.offered_total == 10
+    b, arrived = Receiver(group.members[0]), list[int]()
+    b.receive(arrived)
+    b.acknowledge(1.0)
+    assert arrived == list(range(10, 20))
+    assert done == [9, 19]
+    router.apply([GroupSpec("b", (0,))])
+    assert router.outstanding == 0
+
+
 def test_inputs_are_reported_in_order():
     """A later batch that is done first waits for the earlier one."""
     done: list[int] = []
