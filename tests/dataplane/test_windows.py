@@ -4,6 +4,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from support.registry_fake import Node
 from support.stream_fleet import Fleet, Stage, eventually
 
@@ -38,8 +40,9 @@ def test_windows_by_count(stage: Stage):
     assert totals["filtered_total"] + totals["processed_total"] == 10_004
 
 
-def test_a_crash_replays_the_unfinished_window(stage: Stage):
-    """kill -9 of the processor, three times: every event is in a window, and the windows are those that there were before."""
+@pytest.mark.parametrize("victim", ["tens", "store"])
+def test_a_crash_replays_the_unfinished_window(stage: Stage, victim: str):
+    """kill -9 of the processor or of who takes the windows, three times: every event is in one, and they are cut as before."""
     fleet = tens(stage)
     fleet.start("store", "store", config=stage.out("out"))
     fleet.start("tens", "tens")
@@ -49,8 +52,8 @@ def test_a_crash_replays_the_unfinished_window(stage: Stage):
         path = stage.directory / "out"
         eventually(lambda floor=stored, path=path: path.exists() and len(path.read_bytes().splitlines()) > floor + 20, "windows")
         stored = len(path.read_bytes().splitlines())
-        fleet.kill("tens")
-        fleet.start("tens", "tens")
+        fleet.kill(victim)
+        fleet.start(victim, victim, config=stage.out("out"))
     for name in ("numbers", "tens", "store"):
         assert fleet.wait(name) == 0, fleet.log(name)[-3000:]
     assert windows(stage.directory / "out") == {f"numbers.0:{n + 9}/tens.0": list(range(n, n + 10)) for n in range(0, 3_000, 10)}
