@@ -14,7 +14,7 @@ from flowctl.errors import UserError
 from flowctl.ids import check_id
 from flowctl.instants import Instant, parse_instant
 from flowctl_cli import completion, plane
-from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, callback, command, new_app, run
 from flowctl_cli.terminal import Cell, age, note, print_json, print_table
 
 app = new_app()
@@ -53,9 +53,12 @@ class AvailabilityView(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Figures]
 
 
-@app.callback()
-def report() -> None:
-    """Figures over a period, from the journal alone."""
+@callback(app, "flowctl report availability", "flowctl report availability orders --from '7 days ago' --by day")
+def report(session: Session, ctx: typer.Context) -> None:
+    """Show figures over a period, from the journal alone and so also when nothing runs."""
+    del session
+    if ctx.invoked_subcommand is None:
+        raise UserError("say what to report: availability", hint="flowctl report availability PIPELINE")
 
 
 @command(
