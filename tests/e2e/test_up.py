@@ -186,3 +186,23 @@ def test_a_changed_file_replaces_only_what_changed(flowctl: Flowctl, tmp_path: P
     flowctl.run("down", "change")
     delivered = numbers_in(out)
     assert set(delivered) == set(range(max(delivered) + 1))
+
+
+def test_a_component_is_taken_out_of_a_running_pipeline_and_nothing_is_lost(flowctl: Flowctl, tmp_path: Path):
+    """What the one that is gone had not passed on goes straight to the one that it fed; the source is not restarted."""
+    out = tmp_path / "out.jsonl"
+    file = flowctl.write("pipeline.yaml", linear("shorter", out, count=1_000_000, rate=5_000))
+    flowctl.run("up", "--detach", "--wait", str(file))
+    until(lambda: len(numbers_in(out)) > 1_000, "events through all three")
+    before = flowctl.instances()
+    sources = [component("numbers", "count", config={"count": 1_000_000, "rate": 5_000})]
+    sinks = [component("keep", "keep", "numbers", config={"path": str(out)})]
+    flowctl.write("pipeline.yaml", pipeline("shorter", sources=sources, sinks=sinks))
+    flowctl.run("up", "--detach", "--wait", str(file))
+    until(lambda: "shorter.double.0" not in flowctl.instances(), "the end of the one taken out")
+    there = len(numbers_in(out))
+    until(lambda: len(numbers_in(out)) > there + 1_000, "events through the two that are left")
+    assert flowctl.instances()["shorter.numbers.0"]["handle"] == before["shorter.numbers.0"]["handle"]
+    flowctl.run("down", "shorter")
+    delivered = numbers_in(out)
+    assert set(delivered) == set(range(max(delivered) + 1))
