@@ -21,10 +21,11 @@ demo: setup
 test: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-# Random faults from seeds; a failure prints the command that does it again. FOCUS and SABOTAGE are for the positive controls.
+# Random faults from seeds; a failure prints the command that does it again. FOCUS=plane has the real control plane; the other
+# foci and SABOTAGE are for the positive controls.
 chaos: setup
 	PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),50) \
-		$(if $(FOCUS),--focus $(FOCUS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(LOG),--log $(LOG))
+		$(if $(EVENTS),--events $(EVENTS)) $(if $(FOCUS),--focus $(FOCUS)) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(LOG),--log $(LOG))
 
 # The whole control plane in one loop on a virtual clock; a failure prints the command that does it again. TRACE=1 shows all of it.
 simulate: setup

@@ -8,7 +8,7 @@ from typing import get_args
 
 import msgspec
 
-from chaos.plan import Focus, plan
+from chaos.plan import EVENTS, Focus, plan
 from chaos.schedule import run_schedules
 
 
@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--schedules", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--events", type=int, default=EVENTS, help="how many the sources of a schedule emit together")
     parser.add_argument("--focus", choices=get_args(Focus), default="all")
     parser.add_argument("--sabotage", default="")
     parser.add_argument("--plan", action="store_true", help="only print the plans")
@@ -27,10 +28,13 @@ def main() -> int:
     seeds = range(arguments.seed, arguments.seed + arguments.schedules)
     if arguments.plan:
         for seed in seeds:
-            sys.stdout.write(plan(seed, arguments.focus).encoded().decode() + "\n")
+            sys.stdout.write(plan(seed, arguments.focus, arguments.events).encoded().decode() + "\n")
         return 0
     began, failures, count, events = time.monotonic(), 0, 0, 0
-    for outcome in run_schedules(seeds, jobs=arguments.jobs, focus=arguments.focus, sabotage=arguments.sabotage):
+    played = run_schedules(
+        seeds, jobs=arguments.jobs, focus=arguments.focus, sabotage=arguments.sabotage, events=arguments.events
+    )
+    for outcome in played:
         count += 1
         events += outcome.verdict.events
         failures += outcome.failed

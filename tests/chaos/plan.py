@@ -103,13 +103,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return ("{\n" + ",\n".join(lines) + "\n}").encode()
 
 
-def plan(seed: int, focus: Focus = "all") -> Plan:
+def plan(seed: int, focus: Focus = "all", events: int = EVENTS) -> Plan:
     """The schedule of this seed: of the data plane alone with any focus but ``plane``.
 
-    A focus other than these two has few components and one kind of fault.
+    A focus other than these two has few components and one kind of fault. ``events`` is what all sources emit together, or a
+    little less; it changes nothing else.
     """
     if focus == "plane":
-        return _plane(seed)
+        return _plane(seed, events)
     chance = random.Random(f"{seed}/{focus}")
     if focus == "all":
         shape = chance.choice(sorted(_SHAPES))
@@ -124,7 +125,7 @@ def plan(seed: int, focus: Focus = "all") -> Plan:
         focus=focus,
         shape=shape,
         parts=parts,
-        events=EVENTS // emitters,
+        events=events // emitters,
         burst=chance.choice((20, 100, 500, 1_500)),
         outbox=chance.choice(OUTBOXES) if focus == "all" else max(OUTBOXES),
         lasts_ms=lasts_ms,
@@ -136,7 +137,7 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _plane(seed: int) -> Plan:
+def _plane(seed: int, events: int) -> Plan:
     """Under the real control plane: its parts have faults too, and commands are given."""
     chance = random.Random(f"{seed}/plane")
     services = chance.choice(("one", "apart"))
@@ -169,7 +170,7 @@ def _plane(seed: int) -> Plan:
         focus="plane",
         shape=shape,
         parts=parts,
-        events=EVENTS // emitters,
+        events=events // emitters,
         burst=chance.choice((20, 100, 500)),
         outbox=chance.choice(OUTBOXES),
         lasts_ms=lasts_ms,

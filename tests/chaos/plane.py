@@ -22,6 +22,7 @@ from chaos.balance import Account, End, Share
 from chaos.plan import CUTS, Fault, Part, Plan
 from chaos.proxy import Gates
 from chaos.theatre import ASIDE, PROGRAMS, Key, Play, config, environment
+from chaos.watch import Watch
 from support.flowctl import COMMAND, Flowctl
 from support.pipelines import pipeline
 
@@ -63,6 +64,7 @@ class Stage:
         self._replicas = {name: part.replicas for name, part in self._parts.items()}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
+        self._watch: Watch | None = None
         self._undoing: list[threading.Timer] = []
         self._busy: set[str] = set()
         self._done: Counter[str] = Counter()
@@ -71,7 +73,7 @@ class Stage:
         self._starts: Counter[str] = Counter(
             {f"{name}.{index}": 1 for name, count in self._replicas.items() for index in range(count)}
         )
-        self._looks = 0
+        self._touched: set[str] = set()
         self._accounts: list[Account] = []
         self._letters: list[tuple[str, str, int]] = []
         self._problems: list[str] = []
@@ -97,7 +99,7 @@ class Stage:
             accounts=self._accounts,
             replicas=self._replicas,
             letters=self._letters,
-            beats=self._looks,
+            beats=0,
             problems=self._problems,
         )
 
@@ -114,8 +116,11 @@ class Stage:
             self._flowctl.environment = {**trusted, "FLOWCTL_NATS_URL": url}
         for service in SERVICES if self._plan.services == "apart" else ("server",):
             self._launch(service)
-        self._until(lambda: self._run("doctor").returncode == 0, READY_TIMEOUT_S, "the control plane is not ready")
+        if self._plan.services == "one":
+            # Otherwise `up` would start a server of its own.
+            self._until((self._flowctl.state / "server.json").exists, READY_TIMEOUT_S, "the server is not ready")
         self._up()
+        self._watch = Watch(self._flowctl, NAME)
         self._until(lambda: any(path.stat().st_size for path in self._out.iterdir()), READY_TIMEOUT_S, "no event arrives")
 
     def _launch(self, service: str) -> None:
@@ -132,11 +137,11 @@ class Stage:
         return self._services[name]
 
     def _close(self) -> None:
-        """End everything: in good order if it went well, at once if not."""
+        """End everything; what is left then is a problem."""
         for undoing in self._undoing:
             undoing.join()
-        if not self._problems:
-            self._run("down", "--all")
+        if self._watch is not None:
+            self._watch.close()
         for service in self._services.values():
             service.terminate()
         for name, service in self._services.items():
@@ -180,6 +185,8 @@ class Stage:
                 raise Broken(f"flowctl {' '.join(words)} exited {done.returncode}: {(done.stderr or done.stdout).strip()[-400:]}")
 
     def _up(self) -> None:
+        while "@server" in self._busy:
+            time.sleep(CHECK_AGAIN_S)
         parts: dict[str, list[dict[str, Any]]] = {"source": [], "processor": [], "sink": []}
         for part in self._parts.values():
             parts[part.kind].append(self._component(part))
@@ -216,9 +223,6 @@ class Stage:
             act()
         for undoing in self._undoing:
             undoing.join()
-        self._looks += 1
-        found = self._asked("status", NAME, "--edges")["pipelines"][0]
-        self._problems += [f"status --edges, under way: {violation}" for violation in found["violations"]]
 
     def _at(self, when: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._numbers), act))
@@ -235,39 +239,44 @@ class Stage:
                 return
             process.send_signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
             if fault.kind == "kill":
-                self._starts[f"{name}.{fault.index}"] += 1
+                self._concerns(f"{name}.{fault.index}")
                 self._resending.append(name)
             else:
                 self._hold(name, end, lambda: _signal(process, signal.SIGCONT))
         elif fault.kind == "restart":
             given = self._obeyed("restart", f"{NAME}.{name}")
-            self._concerns(name, given)
+            self._renews(name, given)
         elif fault.kind == "scale":
             self._scale(name, fault.replicas)
         elif fault.kind == "change":
             part = self._parts[name]
             self._parts[name] = msgspec.structs.replace(part, pause_ms=part.pause_ms + 1)
-            self._concerns(name, 1)
+            self._renews(name, 1)
             self._up()
         elif fault.kind == "join":
             self._parts[name] = self._plan.part(name)
             self._replicas[name] = 1
-            self._starts[f"{name}.0"] = 1
+            self._concerns(f"{name}.0")
             self._up()
         else:
             del self._parts[name], self._replicas[name]
             self._up()
         self._done[f"{fault.kind} {name}" if name.startswith("@") else fault.kind] += 1
 
-    def _concerns(self, name: str, times: int) -> None:
+    def _renews(self, name: str, times: int) -> None:
         """All instances of this component are started anew, each so often at most."""
         for index in range(self._replicas[name]):
-            self._starts[f"{name}.{index}"] += times
+            self._concerns(f"{name}.{index}", times)
         self._resending += [name] * times
+
+    def _concerns(self, instance: str, times: int = 1) -> None:
+        """This instance has a reason to be started so many times more."""
+        self._starts[instance] += times
+        self._touched.add(instance)
 
     def _scale(self, name: str, replicas: int) -> None:
         for index in range(self._replicas[name], replicas):
-            self._starts[f"{name}.{index}"] += 1
+            self._concerns(f"{name}.{index}")
         self._replicas[name] = replicas
         self._resending.append(name)
         self._obeyed("scale", f"{NAME}.{name}={replicas}")
@@ -327,31 +336,37 @@ class Stage:
 
         def settled() -> bool:
             view = self._view()
+            self._problems += [f"status --edges, under way: {violation}" for violation in view.get("violations", ())]
+            if not view or self._problems:
+                return bool(self._problems)
             alive = {each["instance"] for each in view["instances"] if each["status"] == "healthy" and each["phase"] == "running"}
             return view["status"] == "running" and alive == wanted
 
         self._until(settled, CONVERGE_TIMEOUT_S, "the status does not converge", self._told)
 
     def _view(self) -> dict[str, Any]:
-        return next(view for view in self._asked("status", NAME)["pipelines"] if view["name"] == NAME)
+        """The pipeline as the control plane sees it from now on; empty if nothing was ever seen."""
+        assert self._watch is not None
+        return self._watch.next(timeout_s=10.0)
 
     def _told(self) -> str:
         view = self._view()
         instances = [
-            f"{each['instance']} {each['phase']} {each['status']} {each.get('waiting_for', '')}" for each in view["instances"]
+            f"{each['instance']} {each['phase']} {each['status']} {each['waiting_for']}" for each in view.get("instances", ())
         ]
-        return f"{view['status']} ({view.get('reason', '')}); {'; '.join(instances)}"
+        return f"{view.get('status')} ({view.get('reason')}); {'; '.join(instances)}"
 
     def _finish(self) -> None:
-        self._until(lambda: self._view()["status"] == "completed", END_TIMEOUT_S, "the pipeline does not complete", self._told)
+        self._until(
+            lambda: self._view().get("status") == "completed", END_TIMEOUT_S, "the pipeline does not complete", self._told
+        )
         found: dict[str, Any] = {}
 
         def balanced() -> bool:
-            found.update(self._asked("status", NAME, "--edges")["pipelines"][0])
+            found.update(self._view())
             return all(edge["balance"] == "balanced" for edge in found["edges"])
 
         self._until(balanced, 10.0, "not every edge is balanced", lambda: json.dumps(found["edges"])[:2_000])
-        self._looks += 1
         self._problems += [f"status --edges: {violation}" for violation in found["violations"]]
         self._accounts = [
             _account(each["live"])
@@ -363,13 +378,18 @@ class Stage:
         self._count_starts()
 
     def _count_starts(self) -> None:
-        """Nothing was started anew that no fault concerned."""
+        """Nothing was started anew that no fault concerned.
+
+        An agent that is killed between claiming an incarnation and starting it leaves that one out.
+        """
+        deaths = self._done["kill @agent"] + self._done["kill @server"]
         started: Counter[str] = Counter()
         for entry in self._asked("history", NAME, "--type", "ComponentStarting"):
             started[entry["instance"].partition(".")[2]] += 1
         for instance, count in started.items():
-            if count > self._starts[instance]:
-                self._problems.append(f"{instance} was started {count} times, and only {self._starts[instance]} had a reason")
+            reasons = self._starts[instance] + (deaths if instance in self._touched else 0)
+            if count > reasons:
+                self._problems.append(f"{instance} was started {count} times, and only {reasons} had a reason")
 
     def _until(self, condition: Callable[[], bool], timeout_s: float, what: str, detail: Callable[[], str] = lambda: "") -> None:
         deadline = time.monotonic() + timeout_s

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from chaos.oracle import Verdict, judge
-from chaos.plan import Focus, Plan, plan
+from chaos.plan import EVENTS, Focus, Plan, plan
 from chaos.plane import Stage
 from chaos.theatre import Play, Theatre
 
@@ -34,6 +34,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         command = f"make chaos SEED={self.plan.seed} SCHEDULES=1"
         if self.plan.focus != "all":
             command += f" FOCUS={self.plan.focus}"
+        emitters = sum(part.replicas for part in self.plan.parts if part.kind == "source")
+        if self.plan.events != EVENTS // emitters:
+            command += f" EVENTS={self.plan.events * emitters}"
         if self.sabotage:
             command += f" SABOTAGE={self.sabotage}"
         problems = "\n".join(f"  - {problem}" for problem in self.verdict.problems)
@@ -41,9 +44,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return f"schedule {self.plan.seed} FAILED:\n{problems}\nplan:\n{plan}\nfiles: {self.kept}\nagain: {command}"
 
 
-def run_schedule(seed: int, focus: Focus = "all", sabotage: str = "") -> Outcome:
+def run_schedule(seed: int, focus: Focus = "all", sabotage: str = "", events: int = EVENTS) -> Outcome:
     """Play and judge; the files of a failure are kept."""
-    chosen = plan(seed, focus)
+    chosen = plan(seed, focus, events)
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
     performance = Stage(chosen, directory) if chosen.services else Theatre(chosen, directory, sabotage=sabotage)
     play = performance.play()
@@ -55,11 +58,13 @@ def run_schedule(seed: int, focus: Focus = "all", sabotage: str = "") -> Outcome
     return outcome
 
 
-def run_schedules(seeds: Iterable[int], *, jobs: int, focus: Focus = "all", sabotage: str = "") -> Iterator[Outcome]:
+def run_schedules(
+    seeds: Iterable[int], *, jobs: int, focus: Focus = "all", sabotage: str = "", events: int = EVENTS
+) -> Iterator[Outcome]:
     """The outcomes as they come, ``jobs`` at a time, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running = [pool.submit(run_schedule, seed, focus, sabotage) for seed in seeds]
+        running = [pool.submit(run_schedule, seed, focus, sabotage, events) for seed in seeds]
         try:
             for done in as_completed(running):
                 yield done.result()

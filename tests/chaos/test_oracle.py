@@ -205,7 +205,7 @@ def test_the_record_adds_up(fabricated: Fabricated):
     fabricated.lines["k"].pop()
     bad = fabricated.outcome("acks-early")
     text = record([good, good, bad], day="2026-01-01", machine="a machine")
-    assert "| schedules | 2 |" in text
-    assert "| events emitted | 6,000 |" in text
-    assert "| lost | 0 |" in text
+    assert "| schedules | 2 | 0 | 2 |" in text
+    assert "| events emitted | 6,000 | 0 | 6,000 |" in text
+    assert "| lost | 0 | 0 | 0 |" in text
     assert "| acks-early | 1 | 1 | 1 | 1 |" in text

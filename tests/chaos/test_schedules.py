@@ -1,20 +1,31 @@
 """Whatever happens to whichever process, nothing is lost: random schedules from seeds, and proof that they would notice."""
 
+from typing import get_args
+
 import pytest
 
-from chaos.plan import Focus, plan
+from chaos.plan import FaultKind, Focus, plan
 from chaos.schedule import run_schedules
 
-JOBS = 2
-ROUND = 10
+PROGRAMS = ("numbered", "same", "twice", "some", "slow", "batched", "picky", "windowed", "store")
+
+JOBS = 3
+"""Schedules wait more than they work: two cores are busy with three."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("first", range(1, 51, ROUND))
-def test_nothing_is_lost(first: int):
-    """Ten schedules: 0 lost, duplicates only where the contract allows them, order per key, counters that add up."""
-    failed = [outcome.report() for outcome in run_schedules(range(first, first + ROUND), jobs=JOBS) if outcome.failed]
+@pytest.mark.parametrize("seeds", [range(1, 16), range(16, 31), range(31, 46)], ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_nothing_is_lost(seeds: range):
+    """0 lost, duplicates only where the contract allows them, order per key, and every edge adds up."""
+    failed = [outcome.report() for outcome in run_schedules(seeds, jobs=JOBS) if outcome.failed]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("seeds", [range(1, 4), range(4, 7)], ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_nothing_is_lost_under_the_real_control_plane(seeds: range):
+    """The same while parts of flowctl itself are killed, paused and cut off and commands are given; and its status is true."""
+    failed = [outcome.report() for outcome in run_schedules(seeds, jobs=JOBS, focus="plane") if outcome.failed]
     assert not failed, "\n".join(failed)
 
 
@@ -45,7 +56,15 @@ def test_the_same_seed_is_the_same_plan():
 
 
 def test_plans_reach_everything():
-    """Among a few hundred seeds there is every graph and every fault."""
+    """Among a few hundred seeds there is every graph, every program and every fault."""
     plans = [plan(seed) for seed in range(300)]
     assert len({each.shape for each in plans}) == 11
-    assert len({fault.kind for each in plans for fault in each.faults}) == 10
+    assert {part.program for each in plans for part in each.parts} == set(PROGRAMS)
+    assert any(part.drops for each in plans for part in each.parts)
+    governed = [plan(seed, "plane") for seed in range(300)]
+    assert {each.services for each in governed} == {"one", "apart"}
+    kinds = {fault.kind for each in (*plans, *governed) for fault in each.faults}
+    assert kinds == set(get_args(FaultKind))
+    attacked = {(fault.kind, fault.component) for each in governed for fault in each.faults if fault.component.startswith("@")}
+    for service in ("registry", "health", "orchestrator", "agent", "server", "nats-server"):
+        assert {("kill", f"@{service}"), ("pause", f"@{service}")} <= attacked, service

@@ -21,7 +21,7 @@ from support.stream_fleet import Fleet
 
 PROGRAMS = Path(__file__).parent / "programs.py"
 START_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 45.0
+END_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 CHECK_AGAIN_S = 0.03
 
