@@ -29,7 +29,7 @@ from support.pipelines import pipeline
 NAME = "chaos"
 NATS_ALONE = Path(__file__).parent.parent / "support" / "programs" / "nats_alone.py"
 SERVICES = ("registry", "health", "orchestrator", "agent")
-READY_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 90.0
 CONVERGE_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 60.0
@@ -119,6 +119,8 @@ class Stage:
         if self._plan.services == "one":
             # Otherwise `up` would start a server of its own.
             self._until((self._flowctl.state / "server.json").exists, READY_TIMEOUT_S, "the server is not ready")
+        else:
+            self._until(lambda: self._run("doctor").returncode == 0, READY_TIMEOUT_S, "the services are not ready")
         self._up()
         self._watch = Watch(self._flowctl, NAME)
         self._until(lambda: any(path.stat().st_size for path in self._out.iterdir()), READY_TIMEOUT_S, "no event arrives")
@@ -143,14 +145,15 @@ class Stage:
         if self._watch is not None:
             self._watch.close()
         for service in self._services.values():
-            service.terminate()
+            # A failed schedule is not let down gently; its problems are those that it had before.
+            service.kill() if self._problems else service.terminate()
         for name, service in self._services.items():
             try:
                 code = service.wait(20)
             except subprocess.TimeoutExpired:
                 self._problems.append(f"the {name} does not end when asked to")
             else:
-                if code:
+                if code and code != -signal.SIGKILL:
                     self._problems.append(f"the {name} ended with {code} when asked to end")
         for process in self._flowctl.processes():
             if not self._problems:
