@@ -144,22 +144,31 @@ class Stage:
             undoing.join()
         if self._watch is not None:
             self._watch.close()
-        for service in self._services.values():
-            # A failed schedule is not let down gently; its problems are those that it had before.
-            service.kill() if self._problems else service.terminate()
-        for name, service in self._services.items():
-            try:
-                code = service.wait(20)
-            except subprocess.TimeoutExpired:
-                self._problems.append(f"the {name} does not end when asked to")
-            else:
-                if code and code != -signal.SIGKILL:
-                    self._problems.append(f"the {name} ended with {code} when asked to end")
+        # nats-server last: the others say goodbye in the journal.
+        for name, service in sorted(self._services.items(), key=lambda each: each[0] == "nats"):
+            self._end(name, service)
         for process in self._flowctl.processes():
             if not self._problems:
                 self._problems.append(f"left running: {' '.join(process.cmdline())[:200]}")
             process.kill()
         self._gates.close()
+
+    def _end(self, name: str, service: "subprocess.Popen[bytes]") -> None:
+        if self._problems:
+            # A failed schedule is not let down gently; its problems are those that it had before.
+            service.kill()
+            service.wait(10)
+            return
+        service.terminate()
+        try:
+            code = service.wait(20)
+        except subprocess.TimeoutExpired:
+            self._problems.append(f"the {name} does not end when asked to")
+            service.kill()
+            service.wait(10)
+        else:
+            if code:
+                self._problems.append(f"the {name} ended with {code} when asked to end")
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
