@@ -24,6 +24,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "why": "Say why a pipeline, an instance or a host is as it is.",
     "diff": "Show what changed between two instants, and which entries did it.",
     "report": "Show figures over a period: availability, failures, times to detect and to repair.",
+    "replay": "Make recorded decisions once more: the same, or what differs; what if.",
     "dead-letters": "Show the events that components gave up on, and send them again.",
     "restart": "Start instances anew.",
     "scale": "Change how many instances a component has.",

@@ -133,6 +133,7 @@ def test_the_day_of_an_operator(flowctl: Flowctl, tmp_path: Path):
     kinds = [entry["type"] for entry in flowctl.history("orders")]
     for kind in ("PipelineSubmitted", "ComponentAssigned", "ComponentRegistered", "PipelineScaled", "PipelineStopRequested"):
         assert kind in kinds
+    assert "the same decisions follow" in flowctl.run("replay").stdout
     for child in (watch, logs):
         child.send_signal(signal.SIGINT)
     watched = watch.communicate(timeout=20)[0]

@@ -6,6 +6,7 @@ hears of, and may write later what its sender has given up on.
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -74,8 +75,8 @@ class Disk:
         self.entries: list[Entry] = []
         self.lines: list[Line] = []
         self.outages: list[tuple[int, int]] = []  # (begin, end) in ns; the last one's end is 0 while it lasts
-        self.hosts_heard_ns: dict[str, int] = {}
-        self.heard_ns: dict[tuple[InstanceId, int], int] = {}
+        self.hosts_heard_ns: dict[str, deque[int]] = {}
+        self.heard_ns: dict[tuple[InstanceId, int], deque[int]] = {}
         self.heads_matter = True
 
     def _id(self) -> str:
@@ -126,9 +127,10 @@ class Disk:
         count = len(self.tape.stored)
         for beat in beats:
             if isinstance(beat, HostBeat):
-                self.hosts_heard_ns[beat.host] = self.loop.now_ns
+                self.hosts_heard_ns.setdefault(beat.host, deque(maxlen=8)).append(self.loop.now_ns)
             elif isinstance(beat, Heartbeat):
-                self.heard_ns[beat.instance, beat.incarnation] = self.loop.now_ns
+                heard = self.heard_ns.setdefault((beat.instance, beat.incarnation), deque(maxlen=8))
+                heard.append(self.loop.now_ns)
         for line in self.lines:
             line.tell_of_beats(count)
 

@@ -4,6 +4,7 @@ Told of everything that happens, it checks at once what must hold always (fences
 stops) and at the end what must have come of it (acknowledged facts are there, statuses are true, pipelines have their goals).
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from flowctl.fleet import ENDED, Fleet, Instance
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 SLACK_S = 0.05
+IN_FLIGHT_S = 5
+"""So long after it was decided, at most, a verdict is written; see ``Line.ask``."""
 _S = 1_000_000_000
 
 
@@ -164,7 +167,7 @@ class Oracle:
             return
         if not program.alive:
             return
-        heard_ns = self.world.disk.heard_ns.get((key.instance, key.incarnation), 0)
+        heard_ns = self._known_ns(self.world.disk.heard_ns.get((key.instance, key.incarnation), ()))
         registration = self.fleet.instances[key.instance].registration
         silent_ns = self.world.loop.now_ns - self._counts_since_ns(max(heard_ns, registration.time_ns if registration else 0))
         if silent_ns < (self.world.silence_s - SLACK_S) * _S:
@@ -181,10 +184,14 @@ class Oracle:
     def _check_host_lost(self, name: str) -> None:
         self.world.count("hosts lost")
         host = self.fleet.hosts.get(name)
-        heard_ns = max(self.world.disk.hosts_heard_ns.get(name, 0), host.since_ns if host is not None else 0)
+        heard_ns = max(self._known_ns(self.world.disk.hosts_heard_ns.get(name, ())), host.since_ns if host is not None else 0)
         silent_ns = self.world.loop.now_ns - self._counts_since_ns(heard_ns)
         if silent_ns < (self.world.silence_s - SLACK_S) * _S:
             self.wrong(f"host {name} is called lost after {silent_ns / _S:.2f} s of silence that counts")
+
+    def _known_ns(self, times_ns: Collection[int]) -> int:
+        """When it was heard last, as far as whoever wrote just now could have known before the write was on its way."""
+        return max((at_ns for at_ns in times_ns if at_ns <= self.world.loop.now_ns - IN_FLIGHT_S * _S), default=0)
 
     def _counts_since_ns(self, heard_ns: int) -> int:
         """Since when silence counts: since it was heard, or since the journal was back after a longer absence."""

@@ -7,18 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 from nats.aio.msg import Msg
 
+from flowctl.journal import beats as beats_coding
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
-from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
+from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import stream_info
-from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat, Subjects
-
-_encoder = msgspec.json.Encoder(order="deterministic")
-_decoders = {
-    "component": msgspec.json.Decoder(Heartbeat),
-    "host": msgspec.json.Decoder(HostBeat),
-    "service": msgspec.json.Decoder(ServiceBeat),
-}
+from flowctl.journal.log import Beat, StoredBeat, Subjects
 
 
 class JetStreamHeartbeats:
@@ -31,7 +25,7 @@ class JetStreamHeartbeats:
 
     async def publish(self, beats: Sequence[Beat]) -> None:
         """See ``Heartbeats``."""
-        pending = [await self._connection.send(subjects.beat_subject(beat), _encoder.encode(beat)) for beat in beats]
+        pending = [await self._connection.send(subjects.beat_subject(beat), beats_coding.encode(beat)) for beat in beats]
         await acknowledged(self._connection, pending)
 
     async def read(self, *, after: int = 0, since_ns: int = 0, subject: Subjects = None) -> AsyncIterator[StoredBeat]:
@@ -48,7 +42,7 @@ class JetStreamHeartbeats:
         async with contextlib.aclosing(reader.batches(position, follow=False, upto=last)) as batches:
             async for raws in batches:
                 for raw in raws:
-                    if (beat := _decode(raw)) is not None:
+                    if (beat := beats_coding.decode(raw.subject, raw.data)) is not None:
                         yield StoredBeat(raw.seq, raw.time_ns, beat)
 
     async def follow(self) -> AsyncIterator[StoredBeat]:
@@ -59,23 +53,11 @@ class JetStreamHeartbeats:
             async for raws in batches:
                 self._observe(raws[-1].time_ns)
                 for raw in raws:
-                    beat = _decode(raw)
+                    beat = beats_coding.decode(raw.subject, raw.data)
                     if beat is None:
                         self.unreadable += 1
                     else:
                         yield StoredBeat(raw.seq, raw.time_ns, beat)
-
-
-def _decode(raw: Raw) -> Beat | None:
-    """The heartbeat in a message, None if there is none or it speaks for somebody else than its subject says."""
-    decoder = _decoders.get(raw.subject.removeprefix(f"{subjects.HEARTBEAT_ROOT}.").partition(".")[0])
-    if decoder is None:
-        return None
-    try:
-        beat = decoder.decode(raw.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return beat if subjects.beat_subject(beat) == raw.subject else None
 
 
 class _Ack(msgspec.Struct):
