@@ -25,6 +25,8 @@ SUMMARIES: Final[dict[str, str]] = {
     "diff": "Show what changed between two instants, and which entries did it.",
     "report": "Show figures over a period: availability, failures, times to detect and to repair.",
     "replay": "Make recorded decisions once more: the same, or what differs; what if.",
+    "journal": "Take the journal out into a file, or in from one.",
+    "verify": "Prove that everything is as the journal says, and the journal what was written.",
     "dead-letters": "Show the events that components gave up on, and send them again.",
     "restart": "Start instances anew.",
     "scale": "Change how many instances a component has.",

@@ -147,7 +147,7 @@ async def _control_plane(session: Session, *, timeout_s: float) -> AsyncIterator
             status = await questions.status(control)
         except FlowctlError:
             return
-        for finding in _known(status):
+        for finding in known(status):
             yield finding
 
 
@@ -216,11 +216,14 @@ def _replica(service: str, info: Info, last: int) -> Finding:
     return Finding(check=service, level="ok", detail=detail)
 
 
-def _known(status: StatusView) -> Iterator[Finding]:
+def known(status: StatusView) -> Iterator[Finding]:
+    """What the state itself shows to be wrong."""
     if status.quarantined_entries:
         detail = f"{status.quarantined_entries} journal entries cannot be read and are skipped"
         hint = "`flowctl history --json` shows them with their problem; somebody else writes to flowctl's subjects"
         yield Finding(check="entries", level="wrong", detail=detail, hint=hint)
+        for each in status.quarantine:
+            yield Finding(check="quarantine", level="note", detail=f"entry {each.seq} ({each.subject}): {each.reason}")
     if status.unknown_entries:
         detail = f"{status.unknown_entries} journal entries are of a kind that this version does not know"
         yield Finding(check="entries", level="note", detail=detail, hint="a newer flowctl wrote them: update this one")

@@ -42,6 +42,10 @@ class Plane(Protocol):
         """How each replica of a service is."""
         ...
 
+    async def ask_everybody(self, service: str, verb: str, request: api.Request, answer: type[Answer]) -> list[Answer]:
+        """What every replica of a service answers, nothing if none runs. Raises as ``ask`` does otherwise."""
+        ...
+
 
 class NatsPlane:
     """See ``Plane``; over one NATS connection."""
@@ -92,6 +96,14 @@ class NatsPlane:
         )
         found = await asyncio.gather(*asked, return_exceptions=True)
         return [each for each in found if isinstance(each, api.Info)]
+
+    async def ask_everybody(self, service: str, verb: str, request: api.Request, answer: type[Answer]) -> list[Answer]:
+        """See ``Plane``."""
+        from flowctl.endpoints import call, replicas
+
+        names = await replicas(self._client(), service, timeout_s=min(REPLICAS_S, self._timeout_s))
+        asked = (call(self._client(), service, f"{verb}.{name}", request, answer, timeout_s=self._timeout_s) for name in names)
+        return list(await asyncio.gather(*asked))
 
 
 COMMANDS: Final = (

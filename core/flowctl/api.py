@@ -180,8 +180,19 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     drained: bool = False
 
 
+class QuarantinedView(msgspec.Struct, frozen=True, kw_only=True):
+    """A journal entry that cannot be read, and why."""
+
+    seq: int
+    subject: str
+    reason: str
+
+
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):
-    """What flowctl knows as of journal entry ``seq``. ``unknown_since_ms``: since when the journal does not answer."""
+    """What flowctl knows as of journal entry ``seq``. ``unknown_since_ms``: since when the journal does not answer.
+
+    ``quarantine`` lists the first few of the entries that cannot be read.
+    """
 
     seq: int
     time_ms: int
@@ -190,6 +201,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     unknown_since_ms: int | None = None
     unknown_entries: int = 0
     quarantined_entries: int = 0
+    quarantine: list[QuarantinedView] = field(default_factory=list[QuarantinedView])
 
 
 class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -286,6 +298,45 @@ class Redriving(msgspec.Struct, frozen=True, kw_only=True):
     letters: list[int] = field(default_factory=list[int])
     instances: list[str] = field(default_factory=list[str])
     absent: list[str] = field(default_factory=list[str])
+
+
+class DigestRequest(Request, frozen=True, kw_only=True):
+    """What do you know, in one number? Every replica answers."""
+
+
+class DigestAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A service's live state after entry ``seq``: the digest of its fold and of the journal that it has read.
+
+    ``projection`` is the same for services that share one; ``skipped`` counts errors of its own while it folded.
+    """
+
+    service: str
+    name: str
+    seq: int
+    digest: str
+    journal_digest: str
+    projection: str = ""
+    skipped: int = 0
+
+
+class RunsRequest(Request, frozen=True, kw_only=True):
+    """What does the driver of your host say is running? Every agent answers."""
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A live run: the instance, its incarnation and the driver's name for it."""
+
+    instance: str
+    incarnation: int
+    handle: str = ""
+
+
+class RunsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The live runs of a host, asked of its driver when the agent had folded entry ``seq``."""
+
+    host: str
+    seq: int
+    runs: list[RunView] = field(default_factory=list[RunView])
 
 
 class InfoRequest(Request, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ The only place where services meet the journal's conflicts and absences, so that
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -43,6 +44,7 @@ class Projection:
         self.unavailable_since_ns: int | None = None
         self.corrupt: JournalCorruptError | None = None
         self.skipped_total = 0
+        self.id = uuid.uuid4().hex
         self._clock: Clock = clock or SystemClock()
         self._listeners: list[Callable[[Entry], None]] = []
         self._news = asyncio.Event()

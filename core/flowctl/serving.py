@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flowctl import paths
+from flowctl import api, paths
 from flowctl.clock import Clock, SystemClock
 from flowctl.endpoints import Endpoints
 from flowctl.errors import EXIT_DONE, EXIT_FAILED, FlowctlError, JournalUnavailableError
@@ -125,8 +125,10 @@ async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task
     moves: set[asyncio.Task[None]] = set()
 
     def endpoints(service: str) -> Endpoints:
-        served.append(Endpoints(lambda: store.nc, service, name=settings.name))
-        return served[-1]
+        made = Endpoints(lambda: store.nc, service, name=settings.name)
+        made.add("digest", api.DigestRequest, digest_of(projection, service, settings.name))
+        served.append(made)
+        return made
 
     def move() -> None:
         for each in served:
@@ -136,6 +138,27 @@ async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task
 
     store.connection.on_reconnect.append(move)
     return ServiceContext(store=store, projection=projection, endpoints=endpoints), following
+
+
+def digest_of(projection: Projection, service: str, name: str) -> Callable[[api.DigestRequest], Awaitable[api.DigestAnswer]]:
+    """What answers ``flowctl verify``: the state that the service decides on, as it is at this moment."""
+
+    async def digest(request: api.DigestRequest) -> api.DigestAnswer:
+        del request
+        if projection.corrupt is not None:
+            raise projection.corrupt
+        fleet = projection.fleet
+        return api.DigestAnswer(
+            service=service,
+            name=name,
+            seq=fleet.seq,
+            digest=fleet.digest(),
+            journal_digest=fleet.journal_digest,
+            projection=projection.id,
+            skipped=projection.skipped_total,
+        )
+
+    return digest
 
 
 async def close_context(context: ServiceContext, following: asyncio.Task[None]) -> None:

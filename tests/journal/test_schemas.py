@@ -34,6 +34,8 @@ def values_of(type_: Any) -> st.SearchStrategy[Any]:
         return st.just(SPEC)
     if type_ is Component:
         return st.sampled_from([component for _, component in SPEC.components()])
+    if type_ is float:
+        return st.floats(allow_nan=False, allow_infinity=False)  # JSON has neither
     return st.from_type(type_)
 
 

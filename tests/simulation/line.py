@@ -15,7 +15,7 @@ from flowctl.errors import ConflictError, FlowctlError, JournalCorruptError, Jou
 from flowctl.ids import InstanceId
 from flowctl.journal import subjects
 from flowctl.journal.events import Aggregate
-from flowctl.journal.log import Beat, Draft, Entry, Head, Heartbeat, HostBeat, StoredBeat, Subjects
+from flowctl.journal.log import Beat, Draft, Entry, Head, Heartbeat, HostBeat, Record, StoredBeat, Subjects
 from flowctl.journal.memory import MemoryHeartbeats, MemoryStore
 from simulation.loop import Loop, LoopClock, Process
 
@@ -335,6 +335,16 @@ class LineJournal:
         last = await self._line.ask(self._disk.last_sequence)
         async for entry in self._disk.store.journal.read(after=after, upto=last if upto is None else upto, subject=subject):
             yield entry
+
+    async def records(self, *, after: int = 0, upto: int | None = None) -> AsyncIterator[Record]:
+        """See ``Journal``."""
+        last = await self._line.ask(self._disk.last_sequence)
+        async for record in self._disk.store.journal.records(after=after, upto=last if upto is None else upto):
+            yield record
+
+    async def restore(self, records: Sequence[Record], *, upto: int) -> None:
+        """See ``Journal``."""
+        await self._line.ask(lambda: at_once(self._disk.store.journal.restore(records, upto=upto)), writes=True)
 
     async def follow(self, *, after: int = 0, subject: Subjects = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""

@@ -41,6 +41,13 @@ class FakePlane:
         found = self.answers.get(f"{service}.info")
         return [found] if isinstance(found, api.Info) else []
 
+    async def ask_everybody(self, service: str, verb: str, request: api.Request, answer: type[Answer]) -> list[Answer]:
+        """One replica's answer, or nobody's."""
+        try:
+            return [await self.ask(service, verb, request, answer)]
+        except ControlPlaneUnreachableError:
+            return []
+
 
 def install(monkeypatch: pytest.MonkeyPatch, control: FakePlane) -> None:
     """Let every command reach ``control``."""

@@ -29,6 +29,7 @@ async def connect(
     clock: Clock | None = None,
     request_timeout_s: float = 5.0,
     seen_sequence: int = 0,
+    importing: bool = False,
 ) -> JetStreamStore:
     """A store on a server; the caller closes it."""
     return await JetStreamStore.connect(
@@ -38,6 +39,7 @@ async def connect(
         monitor_url=server.monitor_url,
         request_timeout_s=request_timeout_s,
         seen_sequence=seen_sequence,
+        importing=importing,
     )
 
 

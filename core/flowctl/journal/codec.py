@@ -86,6 +86,17 @@ _ADDED: Final = frozenset({subjects.IMPORTED_TIME, subjects.IMPORTED_UPTO})
 _SERVERS_OWN: Final = "Nats-"
 
 
+def imported_headers(record: Record, upto: int) -> dict[str, str]:
+    """The headers under which an imported entry is stored, so that it keeps its time and shows where its import was to end."""
+    return {**record.headers, subjects.IMPORTED_TIME: str(record.time_ns), subjects.IMPORTED_UPTO: str(upto)}
+
+
+def imported_upto(headers: Mapping[str, str] | None) -> int:
+    """The last entry of the import that an entry came with, 0 if it was not imported."""
+    text = (headers or {}).get(subjects.IMPORTED_UPTO, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
 def stored_ns(time_ns: int, headers: Mapping[str, str]) -> int:
     """When an entry was first stored: the server's time of the message, or the earlier one that an import says it had."""
     imported = headers.get(subjects.IMPORTED_TIME)

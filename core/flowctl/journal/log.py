@@ -214,6 +214,28 @@ class Journal(Protocol):
         """
         ...
 
+    def records(self, *, after: int = 0, upto: int | None = None) -> AsyncIterator[Record]:
+        """The same entries as ``read``, undecoded, as they were when they were first stored (``codec.record``).
+
+        A missing entry is left out, not refused: this is for whoever judges the journal.
+
+        Raises:
+            JournalUnavailableError: the server does not answer.
+        """
+        ...
+
+    async def restore(self, records: Sequence[Record], *, upto: int) -> None:
+        """Store entries of another journal at the sequences that they had there: in order, in groups that are whole or absent.
+
+        Their hashes stay what they were, and so do their times, in a header (``subjects.IMPORTED_TIME``). ``upto`` is the last
+        entry of the whole import.
+
+        Raises:
+            ConflictError: the journal does not end just before them.
+            JournalUnavailableError: nobody knows; ``last_sequence`` tells.
+        """
+        ...
+
     async def count(self, *, after: int = 0, subject: Subjects = None) -> int:
         """How many entries there are after ``after``, counted by the server.
 

@@ -10,7 +10,7 @@ from flowctl.errors import ConflictError, DeadLettersFullError, JournalCorruptEr
 from flowctl.journal import chain, codec, letters, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
-from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, StoredBeat, Subjects
+from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, Record, StoredBeat, Subjects
 
 
 def _matches(subject: str, pattern: Subjects) -> bool:
@@ -75,6 +75,7 @@ class MemoryJournal:
         self._store = store
         self._new_id = new_id
         self._entries: list[Entry] = []
+        self._records: list[Record] = []
         self._heads: dict[Aggregate, Head] = {}
 
     async def append(
@@ -99,7 +100,9 @@ class MemoryJournal:
         appended: list[Entry] = []
         links = chain.link(drafts, heads, actor=actor, correlation=correlation, new_id=self._new_id, wall_ns=now_ns)
         for seq, link in enumerate(links, start=len(self._entries) + 1):
-            appended.append(codec.decode(seq, now_ns, link.stored.subject, link.stored.headers, link.stored.data))
+            stored = link.stored
+            appended.append(codec.decode(seq, now_ns, stored.subject, stored.headers, stored.data))
+            self._records.append(codec.record(seq, now_ns, stored.subject, stored.headers, stored.data))
             heads[link.aggregate] = Head(seq, link.stored.hash)
         self._entries += appended
         self._heads.update(heads)
@@ -108,8 +111,10 @@ class MemoryJournal:
 
     def put(self, subject: str, headers: Mapping[str, str], data: bytes) -> Entry:
         """Store a message as a foreign writer might, unchecked. For tests."""
-        entry = codec.decode(len(self._entries) + 1, self._store.clock.wall_ns(), subject, headers, data)
+        seq, now_ns = len(self._entries) + 1, self._store.clock.wall_ns()
+        entry = codec.decode(seq, now_ns, subject, headers, data)
         self._entries.append(entry)
+        self._records.append(codec.record(seq, now_ns, subject, headers, data))
         if entry.aggregate is not None:
             self._heads[entry.aggregate] = Head(entry.seq, entry.hash)
         self._store.notify()
@@ -134,6 +139,21 @@ class MemoryJournal:
         if not 1 <= seq <= len(self._entries):
             raise NotFoundError(f"the journal has no entry {seq}")
         return self._entries[seq - 1]
+
+    async def records(self, *, after: int = 0, upto: int | None = None) -> AsyncIterator[Record]:
+        """See ``Journal``."""
+        self._store.check()
+        for record in self._records[after : len(self._records) if upto is None else upto]:
+            yield record
+
+    async def restore(self, records: Sequence[Record], *, upto: int) -> None:
+        """See ``Journal``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        if records and records[0].seq != len(self._entries) + 1:
+            raise ConflictError(f"the journal ends at {len(self._entries)}, not at {records[0].seq - 1}")
+        for record in records:
+            self.put(record.subject, codec.imported_headers(record, upto), record.data)
 
     async def count(self, *, after: int = 0, subject: Subjects = None) -> int:
         """See ``Journal``."""

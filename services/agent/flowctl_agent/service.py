@@ -79,6 +79,7 @@ class AgentService:
         self._endpoints = context.endpoints(api.AGENT) if context.endpoints is not None else None
         if self._endpoints is not None:
             self._endpoints.add("info", api.InfoRequest, self._info)
+            self._endpoints.add("runs", api.RunsRequest, self._runs)
 
     async def start(self) -> None:
         """Adopt what runs, join, and reconcile.
@@ -177,6 +178,17 @@ class AgentService:
         )
         place = Place(cwd=working_directory(source, Path.is_dir), read_file=read_secret)
         return prepare(key, assignment, surroundings, place)
+
+    async def _runs(self, request: api.RunsRequest) -> api.RunsAnswer:
+        """What the driver says, not what the journal says."""
+        del request
+        seq = self._context.projection.fleet.seq
+        runs = [
+            api.RunView(instance=str(run.key.instance), incarnation=run.key.incarnation, handle=run.handle)
+            for run in await self._driver.list()
+            if run.live
+        ]
+        return api.RunsAnswer(host=self._settings.name, seq=seq, runs=runs)
 
     async def _info(self, request: api.InfoRequest) -> api.Info:
         del request

@@ -1,7 +1,7 @@
 """The fleet as an operator sees it. Pure; says what the journal knows, and since when it is not known any more."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -55,6 +55,9 @@ def answer(
     return status_view(fleet, now_ns, Circumstances(waiting, known, unknown_since_ns), pipeline=pipeline)
 
 
+SHOWN_QUARANTINE: Final = 10
+
+
 def status_view(fleet: Fleet, now_ns: int, around: Circumstances, *, pipeline: str | None = None) -> api.StatusView:
     """Everything, or one pipeline (nothing if there is none of that name)."""
     names = sorted(fleet.pipelines) if pipeline is None else [name for name in (pipeline,) if name in fleet.pipelines]
@@ -67,6 +70,10 @@ def status_view(fleet: Fleet, now_ns: int, around: Circumstances, *, pipeline: s
         unknown_since_ms=None if around.unknown_since_ns is None else around.unknown_since_ns // _MS,
         unknown_entries=fleet.unknown_total,
         quarantined_entries=fleet.poison_total,
+        quarantine=[
+            api.QuarantinedView(seq=each.seq, subject=each.subject[:200], reason=each.reason[:200])
+            for each in fleet.quarantine[:SHOWN_QUARANTINE]
+        ],
     )
 
 

@@ -15,8 +15,9 @@ from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
 from flowctl.journal.jetstream.connection import ApiError, Connection
 from flowctl.journal.jetstream.messages import get_message, nanoseconds
 from flowctl.journal.jetstream.reader import Position, StreamReader
+from flowctl.journal.jetstream.restore import restore
 from flowctl.journal.jetstream.streams import StreamInfo, stream_info
-from flowctl.journal.log import Draft, Entry, Head, Subjects
+from flowctl.journal.log import Draft, Entry, Head, Record, Subjects
 
 MAX_CONFLICTS: Final = 20
 REMEMBERED_HEADS: Final = 10_000
@@ -161,6 +162,26 @@ class JetStreamJournal:
         if 0 < seq <= self.seen_sequence:
             raise JournalCorruptError(f"entry {seq} of the journal is gone, and entry {self.seen_sequence} was seen")
         raise NotFoundError(f"the journal has no entry {seq}")
+
+    async def records(self, *, after: int = 0, upto: int | None = None) -> AsyncIterator[Record]:
+        """See ``Journal``."""
+        last = (await self._info()).state.last_seq
+        upto = last if upto is None else min(upto, last)
+        if after >= upto:
+            return
+        reader = StreamReader(self._connection, subjects.JOURNAL_STREAM)
+        async with contextlib.aclosing(reader.batches(Position(after=after), follow=False, upto=upto)) as batches:
+            async for raws in batches:
+                for raw in raws:
+                    yield codec.record(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)
+
+    async def restore(self, records: Sequence[Record], *, upto: int) -> None:
+        """See ``Journal``."""
+        self._connection.raise_if_broken()
+        await restore(self._connection, subjects.JOURNAL_STREAM, records, upto)
+        if records:
+            self.seen_sequence = max(self.seen_sequence, records[-1].seq)
+            self._heads.clear()
 
     async def count(self, *, after: int = 0, subject: Subjects = None) -> int:
         """See ``Journal``."""

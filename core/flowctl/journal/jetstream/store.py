@@ -6,14 +6,14 @@ from typing import Any, Final, Self
 
 from flowctl.clock import Clock, SystemClock
 from flowctl.errors import JournalCorruptError
-from flowctl.journal import subjects
+from flowctl.journal import codec, subjects
 from flowctl.journal.jetstream import server_check, streams
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.heartbeats import JetStreamHeartbeats
 from flowctl.journal.jetstream.journal import JetStreamJournal
 from flowctl.journal.jetstream.letters import JetStreamDeadLetters
 from flowctl.journal.jetstream.logs import JetStreamLogs
-from flowctl.journal.jetstream.messages import nanoseconds
+from flowctl.journal.jetstream.messages import get_message, nanoseconds
 
 STALE_ANSWERS: Final = 5
 
@@ -42,18 +42,20 @@ class JetStreamStore:
         assume_synced: bool = False,
         replicas: int | None = None,
         seen_sequence: int = 0,
+        importing: bool = False,
     ) -> Self:
         """Connect, and check the server and the streams; ``create`` makes streams that are absent.
 
         ``url`` may carry credentials and may name several servers of a cluster, separated by commas. ``monitor_url`` is the
         server's HTTP monitoring, which proves the fsync setting; ``assume_synced`` vouches for it instead. ``replicas`` None:
-        three on a cluster, one on a single server. ``seen_sequence`` is the last that was ever seen of this journal.
+        three on a cluster, one on a single server. ``seen_sequence`` is the last that was ever seen of this journal;
+        ``importing`` admits one that is half imported.
 
         Raises:
             JournalUnavailableError: no server answered in time, or it refused the credential.
             InvalidSettingError: the address cannot be one.
             JournalMisconfiguredError: the server or a stream could lose what it acknowledges; the message names the setting.
-            JournalCorruptError: the journal ends before ``seen_sequence``.
+            JournalCorruptError: the journal ends before ``seen_sequence``, or in the middle of an import.
         """
         connection = Connection(url, name=name, connect_timeout_s=connect_timeout_s, request_timeout_s=request_timeout_s)
         await connection.open()
@@ -62,6 +64,8 @@ class JetStreamStore:
             await store._admit(
                 create=create, monitor_url=monitor_url, assume_synced=assume_synced, replicas=replicas, seen=seen_sequence
             )
+            if not importing:
+                await store._check_import()
         except BaseException:
             await store.close()
             raise
@@ -83,6 +87,17 @@ class JetStreamStore:
         self.journal.check_identity(found)
         self._check_end(found)
         self._connection.check = partial(self._check_again, monitor_url or "", assume_synced=assume_synced)
+
+    async def _check_import(self) -> None:
+        """Half of an imported journal must not be taken for a whole one."""
+        last = await self.stream_last_sequence(subjects.JOURNAL_STREAM)
+        found = await get_message(self._connection, subjects.JOURNAL_STREAM, {"seq": last}) if last else None
+        upto = codec.imported_upto(found.headers) if found is not None else 0
+        if upto > last:
+            raise JournalCorruptError(
+                f"the journal is half of an imported one: it ends at {last} of {upto}",
+                hint="run `flowctl journal import` with the same file again; it goes on where it was interrupted",
+            )
 
     async def _check_again(self, monitor_urls: str, *, assume_synced: bool) -> None:
         """After a reconnection: the server may be another one; it must be the same journal, and hold what was seen of it."""
