@@ -32,7 +32,7 @@ def check_id(value: str, what: str) -> str:
     raise InvalidIdError(f"{value[:80]!r} is not a valid {what} id: ids are {rule}", hint=hint)
 
 
-class InstanceId(msgspec.Struct, frozen=True, order=True):
+class InstanceId(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """One running copy of a component: ``<pipeline>.<component>.<index>``, the index counting from 0."""
 
     pipeline: str

@@ -307,16 +307,16 @@ def _checkpoint(instance: Instance, event: CheckpointCommitted, entry: Entry) ->
 
 def _redrive_requested(instance: Instance, event: ComponentRedriveRequested, entry: Entry) -> None:
     instance.redrive_seq = entry.seq
-    instance.redriving.update(event.letters)
-    instance.redriven.difference_update(event.letters)
+    instance.redriving = instance.redriving | set(event.letters)
+    instance.redriven = instance.redriven - set(event.letters)
 
 
 def _letters_redriven(instance: Instance, event: ComponentLettersRedriven, entry: Entry) -> None:
     del entry
     settled = instance.redriving.intersection(event.letters)
-    instance.redriving -= settled
+    instance.redriving = instance.redriving - settled
     if event.outcome == "delivered":
-        instance.redriven |= settled
+        instance.redriven = instance.redriven | settled
 
 
 _FOLDS: Final[Mapping[type[JournalEvent], Callable[[Instance, Any, Entry], None]]] = {

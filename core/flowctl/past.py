@@ -9,6 +9,8 @@ from flowctl.errors import UserError
 from flowctl.fleet import Fleet
 from flowctl.instants import Ago, AtSequence, AtTime, Instant, OnDay, iso_time, parse_instant, time_of
 from flowctl.journal.log import Journal, Store
+from flowctl.journal.snapshots import EVERY
+from flowctl.snapshotting import nearest
 
 __all__ = ["Ago", "AtSequence", "AtTime", "Instant", "Moment", "OnDay", "fleet_at", "moment", "parse_instant", "resolve"]
 
@@ -63,9 +65,10 @@ async def fleet_at(store: Store, seq: int) -> Fleet:
         UserError: there is no such entry yet.
         JournalUnavailableError, JournalCorruptError: see ``Journal.read``.
     """
-    fleet = Fleet()
-    if seq > 0:
-        async for entry in store.journal.read(upto=seq):
+    fleet = await nearest(store.journal, store.snapshots, upto=seq) if seq >= EVERY else None
+    fleet = fleet or Fleet()
+    if seq > fleet.seq:
+        async for entry in store.journal.read(after=fleet.seq, upto=seq):
             fleet.fold(entry)
     if fleet.seq != seq:
         raise UserError(f"there is no entry {seq} yet: the journal ends at {fleet.seq}")

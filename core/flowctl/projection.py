@@ -22,6 +22,8 @@ from flowctl.errors import (
 )
 from flowctl.fleet import Fleet
 from flowctl.journal.log import Entry, Journal
+from flowctl.journal.snapshots import EVERY, Snapshots
+from flowctl.snapshotting import nearest
 
 MAX_CONFLICTS: Final = 32
 RETRY_S: Final = 0.2
@@ -38,8 +40,9 @@ class Projection:
     when it lost entries; ``skipped_total`` counts the listeners' and the fold's own errors, which stop nobody.
     """
 
-    def __init__(self, journal: Journal, *, clock: Clock | None = None) -> None:
+    def __init__(self, journal: Journal, *, snapshots: Snapshots | None = None, clock: Clock | None = None) -> None:
         self.journal = journal
+        self._snapshots = snapshots
         self.fleet = Fleet()
         self.unavailable_since_ns: int | None = None
         self.corrupt: JournalCorruptError | None = None
@@ -80,12 +83,16 @@ class Projection:
     async def start(self) -> asyncio.Task[None]:
         """Start following in a task and return it once everything that is in the journal now is folded, however long it is.
 
+        Begins at the newest snapshot, if there are any; the listeners are not told of what is older.
+
         Raises:
             JournalUnavailableError: the journal does not answer.
             JournalCorruptError: it lost entries.
             DeadlineError: it answers, and its entries do not come.
         """
         upto = await self.journal.last_sequence()
+        if self._snapshots is not None and upto - self.fleet.seq >= EVERY:
+            self.fleet = await nearest(self.journal, self._snapshots, upto=upto, after=self.fleet.seq) or self.fleet
         task = asyncio.create_task(self.run(), name="projection")
         try:
             seen = -1

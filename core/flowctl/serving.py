@@ -115,7 +115,7 @@ async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task
     """
     store = await connect(settings)
     try:
-        projection = Projection(store.journal)
+        projection = Projection(store.journal, snapshots=store.snapshots)
         following = await retrying(projection.start, clock=SystemClock(), what="reading the journal")
     except BaseException:
         await store.close()

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from nats.aio.msg import Msg
 
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.reader import Raw, parse
@@ -78,7 +77,7 @@ async def test_the_newest_of_many_costs_little(monkeypatch: pytest.MonkeyPatch):
             await journal.append([stop(str(number)) for _ in range(500)], actor="test")
         parsed: list[Raw] = []
 
-        def counted(message: Msg) -> Raw:
+        def counted(message: tuple[bytes, bytes, bytes, bytes]) -> Raw:
             parsed.append(parse(message))
             return parsed[-1]
 

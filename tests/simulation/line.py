@@ -168,6 +168,7 @@ class Line:
         self.heartbeats = LineHeartbeats(self)
         self.logs = disk.store.logs
         self.dead_letters = disk.store.dead_letters
+        self.snapshots = disk.store.snapshots
         self._entry_news: list[asyncio.Future[None]] = []
         self._beat_news: list[asyncio.Future[None]] = []
         disk.lines.append(self)

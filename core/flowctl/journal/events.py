@@ -274,7 +274,7 @@ EVENT_TYPES: Final[tuple[type[JournalEvent], ...]] = JournalEvent.__args__
 AggregateKind = Literal["component", "pipeline", "host", "seal"]
 
 
-class Aggregate(msgspec.Struct, frozen=True, order=True):
+class Aggregate(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """The thing that an entry is about, and the unit of optimistic concurrency. ``key`` has 3 parts for a component, else 1."""
 
     kind: AggregateKind

@@ -9,6 +9,7 @@ from msgspec import field
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, JournalEvent
 from flowctl.journal.letters import DeadLetters
+from flowctl.journal.snapshots import Snapshots
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -337,6 +338,11 @@ class Store(Protocol):
     @property
     def dead_letters(self) -> DeadLetters:
         """The events that components gave up on."""
+        ...
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """States of the fold to begin from."""
         ...
 
     @property

@@ -11,6 +11,7 @@ from flowctl.journal import chain, codec, letters, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
 from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, Record, StoredBeat, Subjects
+from flowctl.journal.snapshots import Snapshot, SnapshotHead
 
 
 def _matches(subject: str, pattern: Subjects) -> bool:
@@ -39,6 +40,7 @@ class MemoryStore:
         self.heartbeats = MemoryHeartbeats(self)
         self.logs = MemoryLogs(self)
         self.dead_letters = MemoryDeadLetters(self)
+        self.snapshots = MemorySnapshots(self)
 
     @property
     def connected(self) -> bool:
@@ -311,3 +313,29 @@ class MemoryDeadLetters:
             instance = stored.letter.instance
             if instance.pipeline == pipeline and component in (None, instance.component):
                 yield stored
+
+
+class MemorySnapshots:
+    """See ``Snapshots``. ``stored`` may be changed by tests."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.stored: dict[SnapshotHead, Snapshot] = {}
+
+    async def put(self, snapshot: Snapshot) -> None:
+        """See ``Snapshots``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        self.stored[snapshot.head] = snapshot
+
+    async def heads(self, schema: str) -> list[SnapshotHead]:
+        """See ``Snapshots``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        return sorted((head for head in self.stored if head.schema == schema), key=lambda head: head.seq)
+
+    async def get(self, head: SnapshotHead) -> Snapshot | None:
+        """See ``Snapshots``."""
+        await asyncio.sleep(0)
+        self._store.check()
+        return self.stored.get(head)

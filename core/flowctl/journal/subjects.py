@@ -4,6 +4,7 @@ Token counts are fixed, so that one wildcard answers a question: all status chan
 ``flowctl.journal.component.orders.*.*.status_changed``.
 """
 
+import functools
 import re
 from typing import Final
 
@@ -16,16 +17,19 @@ JOURNAL_STREAM: Final = "FLOWCTL_JOURNAL"
 HEARTBEAT_STREAM: Final = "FLOWCTL_HEARTBEATS"
 LOG_STREAM: Final = "FLOWCTL_LOGS"
 DEAD_LETTER_STREAM: Final = "FLOWCTL_DEAD_LETTERS"
+SNAPSHOT_STREAM: Final = "FLOWCTL_SNAPSHOTS"
 
 JOURNAL_ROOT: Final = "flowctl.journal"
 HEARTBEAT_ROOT: Final = "flowctl.heartbeat"
 LOG_ROOT: Final = "flowctl.log"
 DEAD_LETTER_ROOT: Final = "flowctl.deadletter"
+SNAPSHOT_ROOT: Final = "flowctl.snapshot"
 
 JOURNAL_ALL: Final = f"{JOURNAL_ROOT}.>"
 HEARTBEAT_ALL: Final = f"{HEARTBEAT_ROOT}.>"
 LOG_ALL: Final = f"{LOG_ROOT}.>"
 DEAD_LETTER_ALL: Final = f"{DEAD_LETTER_ROOT}.>"
+SNAPSHOT_ALL: Final = f"{SNAPSHOT_ROOT}.>"
 
 # CloudEvents 1.0, NATS protocol binding, binary content mode; extension attributes are lower-case letters and digits.
 CE_SPECVERSION: Final = "ce-specversion"
@@ -43,6 +47,8 @@ IMPORTED_TIME: Final = "ce-importedtime"
 """On entries of an imported journal: the server's time (Unix nanoseconds) of the entry where it was first stored."""
 IMPORTED_UPTO: Final = "ce-importedupto"
 """On entries of an imported journal: the last entry of the file that they came from; one that ends before it is half of it."""
+
+REMEMBERED_PLACES: Final = 20_000
 
 _KEY_LENGTH: Final[dict[str, int]] = {"component": 3, "pipeline": 1, "host": 1, "seal": 1}
 _CE_TYPE = re.compile(r"\Aflowctl\.([a-z]{1,32})\.([a-z_]+)\.v([1-9][0-9]{0,5})\Z")
@@ -79,10 +85,18 @@ def aggregate_filter(aggregate: Aggregate) -> str:
 
 def parse_entry_subject(subject: str) -> tuple[Aggregate, str] | None:
     """The aggregate and event token of a journal subject, or None if it is not one."""
-    parts = subject.split(".")
-    if len(parts) < 5 or parts[0] != "flowctl" or parts[1] != "journal":
+    place, _, token = subject.rpartition(".")
+    aggregate = _aggregate(place)
+    return None if aggregate is None else (aggregate, token)
+
+
+@functools.lru_cache(maxsize=REMEMBERED_PLACES)
+def _aggregate(place: str) -> Aggregate | None:
+    """The aggregate of a subject without its last token. Remembered: a long journal names the same ones again and again."""
+    parts = place.split(".")
+    if len(parts) < 4 or parts[0] != "flowctl" or parts[1] != "journal":
         return None
-    kind, key, token = parts[2], tuple(parts[3:-1]), parts[-1]
+    kind, key = parts[2], tuple(parts[3:])
     if _KEY_LENGTH.get(kind) != len(key):
         return None
     ids = key[:2] if kind == "component" else key
@@ -90,7 +104,7 @@ def parse_entry_subject(subject: str) -> tuple[Aggregate, str] | None:
         return None
     if kind == "component" and not (key[2].isascii() and key[2].isdigit() and str(int(key[2])) == key[2]):
         return None
-    return Aggregate(kind, key), token  # type: ignore[arg-type]
+    return Aggregate(kind, key)  # type: ignore[arg-type]
 
 
 def names_unknown_kind(subject: str, ce_type: str) -> bool:
@@ -108,6 +122,7 @@ def ce_type(kind: str, token: str, version: int) -> str:
     return f"flowctl.{kind}.{token}.v{version}"
 
 
+@functools.lru_cache(maxsize=1_000)
 def parse_ce_type(text: str) -> tuple[str, str, int] | None:
     """Aggregate kind, event token and version of a CloudEvents type, or None if it is not one of flowctl's."""
     match = _CE_TYPE.match(text)
@@ -169,3 +184,13 @@ def dead_letter_instance(subject: str) -> InstanceId | None:
         return InstanceId.checked(parts[2], parts[3], parts[4])
     except InvalidIdError:
         return None
+
+
+def snapshot_subject(schema: str, seq: int, checksum: str, part: str) -> str:
+    """Where a part of a snapshot is published: a chunk's number, or ``head``."""
+    return f"{SNAPSHOT_ROOT}.{schema[:16]}.{seq}.{checksum[:16]}.{part}"
+
+
+def snapshot_filter(schema: str, part: str) -> str:
+    """The wildcard for one part of all snapshots of a schema."""
+    return f"{SNAPSHOT_ROOT}.{schema[:16]}.*.*.{part}"

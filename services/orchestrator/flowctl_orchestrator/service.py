@@ -16,6 +16,7 @@ from flowctl.serving import ServiceContext
 from flowctl.settings import OrchestratorSettings
 from flowctl_orchestrator.commands import Commands
 from flowctl_orchestrator.planner import Planner
+from flowctl_orchestrator.snapshotter import Snapshotter
 
 
 class OrchestratorService:
@@ -34,11 +35,14 @@ class OrchestratorService:
         self._planning: asyncio.Task[None] | None = None
         self._sealer = Sealer(context.projection, actor=f"orchestrator/{settings.name}", clock=context.clock)
         self._sealing: asyncio.Task[None] | None = None
+        self._snapshotter = Snapshotter(context.projection, context.store, clock=context.clock)
+        self._snapshots: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to plan and to answer."""
         self._planning = asyncio.create_task(self._planner.run(), name="orchestrator-planning")
         self._sealing = asyncio.create_task(self._sealer.run(), name="orchestrator-sealing")
+        self._snapshots = asyncio.create_task(self._snapshotter.run(), name="orchestrator-snapshots")
         if self._context.endpoints is None:
             return
         self._endpoints = self._context.endpoints(api.ORCHESTRATOR)
@@ -59,14 +63,11 @@ class OrchestratorService:
             with contextlib.suppress(Exception):  # the connection may be gone, and with it the endpoints
                 await self._endpoints.stop()
             self._endpoints = None
-        if self._planning is not None:
-            self._planning.cancel()
-            await asyncio.gather(self._planning, return_exceptions=True)
-            self._planning = None
-        if self._sealing is not None:
-            self._sealing.cancel()
-            await asyncio.gather(self._sealing, return_exceptions=True)
-            self._sealing = None
+        for task in (self._planning, self._sealing, self._snapshots):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._planning = self._sealing = self._snapshots = None
 
     async def failed(self) -> None:
         """See ``Service``."""

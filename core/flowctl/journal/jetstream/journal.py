@@ -14,7 +14,7 @@ from flowctl.journal.events import Aggregate
 from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
 from flowctl.journal.jetstream.connection import ApiError, Connection
 from flowctl.journal.jetstream.messages import get_message, nanoseconds
-from flowctl.journal.jetstream.reader import Position, StreamReader
+from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
 from flowctl.journal.jetstream.restore import restore
 from flowctl.journal.jetstream.streams import StreamInfo, stream_info
 from flowctl.journal.log import Draft, Entry, Head, Record, Subjects
@@ -198,7 +198,7 @@ class JetStreamJournal:
         async with contextlib.aclosing(reader.batches(Position(after=after), follow=False, upto=upto)) as batches:
             async for raws in batches:
                 for raw in raws:
-                    yield codec.decode(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)
+                    yield _entry(raw)
                     after = raw.seq
         if subject is None and after < upto:
             raise JournalCorruptError(f"the journal ends at {after}, before {upto}")
@@ -213,7 +213,7 @@ class JetStreamJournal:
             async for raws in batches:
                 self.observe(raws[-1].time_ns, raws[-1].seq)
                 for raw in raws:
-                    yield codec.decode(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)
+                    yield _entry(raw)
 
     def _reader(self, subject: Subjects) -> StreamReader:
         return StreamReader(self._connection, subjects.JOURNAL_STREAM, subject=subject, contiguous=subject is None)
@@ -253,3 +253,8 @@ class JetStreamJournal:
     def now_ns(self) -> int:
         """See ``Journal``."""
         return self._journal_clock.now_ns()
+
+
+def _entry(raw: Raw) -> Entry:
+    entry = codec.decode_block(raw.seq, raw.time_ns, raw.subject, raw.block, raw.data)
+    return entry if entry is not None else codec.decode(raw.seq, raw.time_ns, raw.subject, raw.headers, raw.data)

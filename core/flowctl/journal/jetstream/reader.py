@@ -4,17 +4,17 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import msgspec
 from nats import errors as nats_errors
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from flowctl.errors import JournalCorruptError
 from flowctl.instants import iso_time
 from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.jetstream.messages import parse_headers
 from flowctl.journal.log import Subjects
 
 BATCH: Final = 2_000
@@ -32,15 +32,20 @@ _names = itertools.count(1)
 
 
 class Raw(msgspec.Struct, frozen=True, gc=False):
-    """One stored message. ``pending`` is how many of the consumer's come after it."""
+    """One stored message, with its header block as it is stored. ``pending`` is how many of the consumer's come after it."""
 
     seq: int
     time_ns: int
     subject: str
-    headers: Mapping[str, str] | None
+    block: bytes
     data: bytes
     pending: int
     consumer_seq: int
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, read from the block."""
+        return parse_headers(self.block)
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -56,17 +61,22 @@ class _ConsumerInfo(msgspec.Struct):
     num_pending: int = 0
 
 
+_Message = tuple[bytes, bytes, bytes, bytes]
+"""Subject, reply subject, header block, data."""
+
+
 class _Mailbox:
     """What arrives on one subscription, in order."""
 
     def __init__(self) -> None:
-        self.messages: deque[Msg] = deque()
+        self.messages: deque[_Message] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self.lost = False
 
-    async def put(self, message: Msg) -> None:
-        self.messages.append(message)
-        self._wake()
+    def put(self, subject: bytes, reply: bytes, block: bytes | None, data: bytes) -> None:
+        self.messages.append((subject, reply, block or b"", data))
+        if self._waiter is not None:
+            self._wake()
 
     def lose(self) -> None:
         self.lost = True
@@ -131,7 +141,7 @@ class StreamReader:
         self._at = position
         client = self._connection.client
         try:
-            subscription = await client.subscribe(f"{self._inbox}.*", cb=self._mailbox.put)
+            subscription = await client.subscribe_raw(f"{self._inbox}.*", self._mailbox.put)
         except (nats_errors.Error, OSError) as error:  # a client that was given up, before there is another
             raise self._connection.unavailable(str(error)) from error
         self._connection.on_disconnect.append(self._mailbox.lose)
@@ -237,13 +247,15 @@ class StreamReader:
             return [], True
         raws: list[Raw] = []
         messages = self._mailbox.messages
+        pull, consumer = self._pull.encode(), f".{self._consumer}.".encode()
         while messages:
             message = messages.popleft()
-            if not message.reply:
-                if message.subject == self._pull and self._ends_pull(message.headers or {}):
+            subject, reply, block, _ = message
+            if not reply:
+                if subject == pull and self._ends_pull(block):
                     return raws, True
                 continue
-            if f".{self._consumer}." not in message.reply:
+            if consumer not in reply:
                 continue  # of a consumer that was given up
             raw = parse(message)
             if raw.consumer_seq != self._consumer_seq + 1:
@@ -266,13 +278,14 @@ class StreamReader:
             raise self._connection.unavailable("the connection is lost")
         return raws, False
 
-    def _ends_pull(self, headers: Mapping[str, str]) -> bool:
-        """Take note of a status message of the present pull; whether it means trouble."""
-        status = headers.get("Status")
-        if status == "100":
+    def _ends_pull(self, block: bytes) -> bool:
+        """Take note of a status message (``NATS/1.0 408 Request Timeout``) of the present pull; whether it means trouble."""
+        words = block.partition(b"\r\n")[0].split(maxsplit=2)
+        status = words[1] if len(words) > 1 else b""
+        if status == b"100":
             return False
         self._wanted = 0
-        return status not in ("404", "408") and headers.get("Description") != "Batch Completed"
+        return status not in (b"404", b"408") and words[2:] != [b"Batch Completed"]
 
     async def _recover(self, fruitless: int) -> None:
         """Find out why nothing came; begin anew at the present position if the consumer is gone."""
@@ -304,20 +317,13 @@ class StreamReader:
         await self._connection.publish(subject, b"", reply=f"{self._connection.inbox}.0")
 
 
-def parse(message: Msg) -> Raw:
+def parse(message: _Message) -> Raw:
     """The stored message in a delivered one. Where it lies in the stream is said by its reply subject.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``, with a domain and an account after
     ``ACK`` on some servers.
     """
-    parts = message.reply.split(".")
+    subject, reply, block, data = message
+    parts = reply.split(b".")
     at = 5 if len(parts) == 9 else 7
-    return Raw(
-        int(parts[at]),
-        int(parts[at + 2]),
-        message.subject,
-        message.headers,
-        message.data,
-        int(parts[at + 3]),
-        int(parts[at + 1]),
-    )
+    return Raw(int(parts[at]), int(parts[at + 2]), subject.decode(), block, data, int(parts[at + 3]), int(parts[at + 1]))

@@ -14,6 +14,7 @@ from flowctl.journal.jetstream.journal import JetStreamJournal
 from flowctl.journal.jetstream.letters import JetStreamDeadLetters
 from flowctl.journal.jetstream.logs import JetStreamLogs
 from flowctl.journal.jetstream.messages import get_message, nanoseconds
+from flowctl.journal.jetstream.snapshots import JetStreamSnapshots
 
 STALE_ANSWERS: Final = 5
 
@@ -27,6 +28,7 @@ class JetStreamStore:
         self.heartbeats = JetStreamHeartbeats(connection, self.journal.observe)
         self.logs = JetStreamLogs(connection)
         self.dead_letters = JetStreamDeadLetters(connection)
+        self.snapshots = JetStreamSnapshots(connection)
 
     @classmethod
     async def connect(
@@ -81,8 +83,9 @@ class JetStreamStore:
         found = await streams.ensure_stream(self._connection, streams.journal_settings(copies), create=create)
         for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
             await streams.ensure_stream(self._connection, settings, create=create)
-        if create:  # a store of an earlier version has none until a service has started on it
-            await streams.ensure_stream(self._connection, streams.dead_letter_settings(copies), create=True)
+        if create:  # a store of an earlier version has them not until a service has started on it
+            for settings in (streams.dead_letter_settings(copies), streams.snapshot_settings(copies)):
+                await streams.ensure_stream(self._connection, settings, create=True)
         self.journal.observe(nanoseconds(found.ts), seen)
         self.journal.check_identity(found)
         self._check_end(found)

@@ -7,6 +7,7 @@ import msgspec
 from flowctl.errors import JournalCorruptError, JournalMisconfiguredError
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.snapshots import ROOM_BYTES
 
 DEDUP_WINDOW_S: Final = 120
 HEARTBEAT_AGE_S: Final = 6 * 3600
@@ -79,6 +80,18 @@ def dead_letter_settings(replicas: int) -> Settings:
         "deny_delete": False,
         "deny_purge": False,
         "allow_atomic": False,
+    }
+
+
+def snapshot_settings(replicas: int) -> Settings:
+    """Snapshots of the fold: each part once, the oldest go first; whatever is lost is made again from the journal."""
+    return _volatile(replicas) | {
+        "name": subjects.SNAPSHOT_STREAM,
+        "description": "flowctl: states of the fold, to begin from",
+        "subjects": [subjects.SNAPSHOT_ALL],
+        "max_msgs_per_subject": 1,
+        "max_bytes": ROOM_BYTES,
+        "max_age": 0,
     }
 
 
