@@ -82,6 +82,7 @@ class Program:
         self.registered = False
         self.position = 0
         self.own_fault = False
+        self.resumed_ns = 0
         self.registry = self.chance.randrange(8)
         self.clock = LoopClock(self.world.loop)
         self.process = Process(self.world.loop, f"program {self.key}")
@@ -121,6 +122,7 @@ class Program:
         """SIGCONT; that it stood still was a fault of its own until it has been heard again."""
         if self.process.state == "paused":
             self.own_fault = True
+            self.resumed_ns = self.world.loop.now_ns
             self.process.resume()
 
     def terminate(self) -> None:
@@ -160,7 +162,6 @@ class Program:
         floor = self.world.oracle.checkpoint_floor(self)
         checkpoint = await self._insist(lambda handlers: handlers.register(request), register=True)
         self.registered = True
-        self.own_fault = False
         self.position = checkpoint.position if checkpoint is not None else 0
         self.world.oracle.registered(self, floor)
 
@@ -172,7 +173,7 @@ class Program:
             cut = self.host.cut
             try:
                 await self._call(lambda handlers: handlers.heartbeat(beat))  # noqa: B023 - it is awaited here
-                self.own_fault = False
+                self.own_fault &= began_ns < self.resumed_ns
             except UnreachableError:
                 self.own_fault |= cut or self.host.cut or not self.world.disk.was_away(began_ns)
             except NotFoundError:
@@ -222,10 +223,11 @@ class Program:
     async def _insist(self, ask: Callable[[Handlers], Awaitable[T]], *, register: bool = False) -> T:
         tries = 0
         while True:
+            began_ns = self.world.loop.now_ns
             try:
                 return await self._call(ask)
             except UnreachableError:
-                pass
+                self.own_fault |= self.host.cut or not self.world.disk.was_away(began_ns)
             except NotFoundError:
                 if not register:
                     await self._register()

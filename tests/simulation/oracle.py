@@ -172,7 +172,7 @@ class Oracle:
         silent_ns = self.world.loop.now_ns - self._counts_since_ns(max(heard_ns, registration.time_ns if registration else 0))
         if silent_ns < (self.world.silence_s - SLACK_S) * _S:
             self.wrong(f"{key} is marked unhealthy after {silent_ns / _S:.2f} s of silence that counts")
-        elif not program.own_fault and program.process.state == "running":
+        elif program.registered and not program.own_fault and program.process.state == "running":
             self.wrong(f"{key} is marked unhealthy although nothing kept it from speaking but the journal")
 
     def _check_healthy(self, key: RunKey) -> None:
