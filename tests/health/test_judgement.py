@@ -317,3 +317,30 @@ def test_hosts_may_have_less_patience_than_instances():
     drafts = judge(scene.observed, scene.story.fleet, ["h1"], patience)
     assert [type(draft.event) for draft in drafts] == [HostLost]
     assert judge(scene.observed, scene.story.fleet, ["h1"], Patience.of(30.0)) == []
+
+
+def test_a_monitor_that_lags_takes_nothing_back():
+    """What another one has missed is back with a beat after that, not with one before it that is still fresh to a slow reader."""
+    scene = Scene()
+    scene.story.start(NUMBERS, "source")
+    scene.story.register(NUMBERS, "source", at_s=0)
+    host = Aggregate.of_host("h1")
+    scene.story.tell(host, HostJoined(agent="a", address="127.0.0.1", drivers=["process"]), at_s=0)
+    for second in range(20):
+        scene.hear(second)
+        scene.hear(second, HostBeat("h1"))
+        scene.hear(second, Heartbeat(NUMBERS, 1))
+    # the other monitor has read on until second 50, this one has not
+    missed = ComponentStatusChanged(
+        incarnation=1, status="unhealthy", previous="healthy", reason="no heartbeat for 30.1 s", silence_s=30.1
+    )
+    scene.story.of(NUMBERS, missed, at_s=50)
+    scene.story.tell(host, HostLost(silence_s=30.1), at_s=50)
+    patience = Patience.of(30.0)
+    assert judge(scene.observed, scene.story.fleet, [NUMBERS, "h1"], patience) == []
+    for second in (50, 51):
+        scene.hear(second)
+    scene.hear(51, HostBeat("h1"))
+    scene.hear(51, Heartbeat(NUMBERS, 1))
+    drafts = judge(scene.observed, scene.story.fleet, [NUMBERS, "h1"], patience)
+    assert [type(draft.event) for draft in drafts] == [ComponentStatusChanged, HostRecovered]

@@ -91,6 +91,8 @@ def _judge_instance(observed: Observed, instance: Instance, silence_ns: int) -> 
         return _unhealthy(instance, PROBE_FAILS, reason, beat_ns=beat_ns, causation=instance.probe_seq)
     if instance.status == "healthy" or not _speaks(observed, heard_ns, silence_ns):
         return None
+    if _is_unhealthy(instance, SILENT) and heard_ns <= instance.status_since_ns:
+        return None  # another monitor, which has read more of the heartbeats, has missed it since
     reason = BACK if _is_unhealthy(instance, SILENT) else "heartbeats arrive and no probe fails"
     cause = instance.probe_seq if _is_unhealthy(instance, PROBE_FAILS) and instance.probe_seq else instance.status_seq
     return _changed(instance, "healthy", reason, beat_ns=beat_ns, causation=cause)
@@ -145,7 +147,8 @@ def _judge_host(observed: Observed, host: Host, silence_ns: int) -> Draft | None
             return None
         lost = HostLost(silence_s=round(silent_ns / 1e9, 3), last_heartbeat_ms=_ms(beat_ns))
         return Draft(Aggregate.of_host(host.name), lost)
-    if host.status == "lost" and window.last_ns - beat_ns <= silence_ns:
+    # A monitor that has read less of the heartbeats than the one that missed the host must not take its word back.
+    if host.status == "lost" and beat_ns > host.since_ns and window.last_ns - beat_ns <= silence_ns:
         return Draft(Aggregate.of_host(host.name), HostRecovered(), host.seq)
     return None
 
