@@ -138,7 +138,9 @@ def in_the_store(block: bytes, kind: str, rng: random.Random, last_seen: int) ->
         raw = bytearray(_checksummed(bytes(raw[: after.length])) + _checksummed(bytes(raw[after.length :])))
         end, seqs = after.offset + after.length, (seqs[0], seqs[0] + 1)
     elif kind == "time":
-        raw[12 + rng.randrange(6)] ^= 1 << rng.randrange(8)
+        # The store was filled by an import, so the time of an entry is in a header.
+        place = bytes(raw).index(str(one.record.time_ns).encode()) + rng.randrange(1, 19)
+        raw[place] = rng.choice([digit for digit in b"0123456789" if digit != raw[place]])
         raw = bytearray(_checksummed(bytes(raw)))
     else:
         data = one.record.data if kind == "data" else one.record.headers["ce-actor"].encode()

@@ -31,7 +31,7 @@ MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 
 
 class _Meta(msgspec.Struct):
-    created: str = ""
+    created: str = msgspec.field(name="Created", default="")
 
 
 class StoredRecord(msgspec.Struct, frozen=True):
