@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo cluster-demo cluster-chaos test chaos simulate check proto docs lock clean
+.PHONY: setup demo cluster-demo cluster-chaos test chaos simulate power check proto docs lock clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ cluster-demo: setup
 
 cluster-chaos: setup
 	PYTHONPATH=tests $(BIN)/python -m cluster --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),20) $(if $(LOG),--log $(LOG))
+
+# Cut the power of a real file system in the middle of writing; root needed. LAZY=1 is the positive control.
+power: setup
+	PYTHONPATH=tests $(BIN)/python -m power --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),20) $(if $(LAZY),--lazy)
 
 check: setup
 	$(BIN)/ruff check .
