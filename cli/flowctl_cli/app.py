@@ -20,6 +20,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "logs": "Show what instances print.",
     "tap": "Show live events that leave a component, or enter a sink.",
     "watch": "Follow the journal: every event as it happens.",
+    "notify": "Show who is told of what over HTTP; try it; send again what nobody took.",
     "history": "Show past events of the journal.",
     "why": "Say why a pipeline, an instance or a host is as it is.",
     "diff": "Show what changed between two instants, and which entries did it.",

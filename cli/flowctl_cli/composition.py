@@ -59,6 +59,10 @@ def _services(context: ServiceContext, settings: ServerSettings) -> Iterator[Ser
     settings.registry = settings.registry or registry.address
     yield HealthService(context, settings)
     yield OrchestratorService(context, settings)
+    if settings.notify:
+        from flowctl_notify.service import NotifyService  # it brings an HTTP client along, which most servers need not load
+
+        yield NotifyService(context, settings)
     yield AgentService(context, settings)
 
 

@@ -13,6 +13,7 @@ ORCHESTRATOR: Final = "orchestrator"
 REGISTRY: Final = "registry"
 HEALTH: Final = "health"
 AGENT: Final = "agent"
+NOTIFY: Final = "notify"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -5,10 +5,11 @@ The file is named by ``FLOWCTL_SETTINGS_FILE``. Every setting stands in docs/set
 
 import ipaddress
 import os
+import re
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
@@ -153,7 +154,37 @@ class AgentSettings(Settings):
         return {key.strip(): rest.strip() for key, rest in (pair.split("=", 1) for pair in pairs)}
 
 
-class ServerSettings(RegistrySettings, HealthSettings, OrchestratorSettings, AgentSettings):
+class NotifySettings(Settings):
+    """The notifier's."""
+
+    notify: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="who is told of what: routes `[NAME:] SUBJECT [FIELD=VALUE …] -> URL [structured]`, a list in the file, else"
+        " separated by `;` or line breaks; see docs/notify.md",
+    )
+    notify_secret: str = Field(
+        "", repr=False, description="the key that signs notices (HMAC-SHA256), best as `${file:…}` or `${env:…}`; empty: unsigned"
+    )
+    notify_timeout_s: float = Field(10.0, gt=0, le=300, description="how long one attempt to deliver a notice may take")
+    notify_attempts: int = Field(10, ge=1, le=1000, description="after so many attempts a notice is kept as undelivered")
+    notify_backoff_s: float = Field(1.0, gt=0, le=3600, description="the wait after the first failed attempt; then it doubles")
+    notify_backoff_max_s: float = Field(60.0, gt=0, le=3600, description="the longest wait between two attempts")
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _routes(cls, value: object) -> object:
+        if isinstance(value, str):
+            return split_routes([value])
+        parts = cast("list[object]", value) if isinstance(value, list) else []
+        return split_routes([str(part) for part in parts]) if parts else cast("object", value)
+
+
+def split_routes(texts: list[str]) -> list[str]:
+    """The notifier's routes, one a text: they may come separated by ``;`` or line breaks."""
+    return [line.strip() for text in texts for line in re.split(r"[;\n]", text) if line.strip()]
+
+
+class ServerSettings(RegistrySettings, HealthSettings, OrchestratorSettings, AgentSettings, NotifySettings):
     """Everything in one process."""
 
     registry: str = Field("", description="as components reach the registry; empty: where it listens")

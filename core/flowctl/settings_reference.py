@@ -10,6 +10,7 @@ from flowctl.settings import (
     SETTINGS_FILE,
     AgentSettings,
     HealthSettings,
+    NotifySettings,
     OrchestratorSettings,
     RegistrySettings,
     ServerSettings,
@@ -22,6 +23,7 @@ _SERVICES: Final[tuple[tuple[str, str, type[Settings]], ...]] = (
     ("Health", "flowctl-health", HealthSettings),
     ("Orchestrator", "flowctl-orchestrator", OrchestratorSettings),
     ("Agent", "flowctl-agent", AgentSettings),
+    ("Notifier", "flowctl-notify", NotifySettings),
     ("Server", "flowctl server", ServerSettings),
 )
 
@@ -29,6 +31,7 @@ _DYNAMIC: Final[dict[object, str]] = {
     default_state_dir: "`$XDG_STATE_HOME/flowctl`, else `~/.local/state/flowctl`",
     default_host_name: "this machine's name",
     dict: "none",
+    list: "none",
 }
 
 

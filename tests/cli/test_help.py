@@ -15,7 +15,7 @@ from flowctl_cli.app import SUMMARIES, app
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("nats", "grpc", "pydantic_settings", "rich", "rich.table", "yaml", "structlog", "aiohttp", "docker", "kubernetes")
-SERVICES = ("flowctl_registry", "flowctl_agent", "flowctl_orchestrator", "flowctl_health")
+SERVICES = ("flowctl_registry", "flowctl_agent", "flowctl_orchestrator", "flowctl_health", "flowctl_notify")
 PROGRAM = """\
 import sys
 from flowctl_cli.__main__ import run

@@ -152,8 +152,10 @@ def test_the_signals_stand_under_their_real_subjects():
         "heartbeat.service": subjects.service_heartbeat_subject("registry", "h1"),
         "log": subjects.log_subject(instance),
         "deadletter": subjects.dead_letter_subject(instance),
+        "notice": subjects.notice_subject("alerts"),
     }
     places = {"pipeline": "orders", "component": "enrich", "index": "0", "host": "h1", "service": "registry", "name": "h1"}
+    places["route"] = "alerts"
     for name, subject in real.items():
         assert DOCUMENT["channels"][name]["address"].format(**places) == subject
 

@@ -31,8 +31,7 @@ def record(outcomes: list[Outcome], *, day: str, machine: str) -> str:
     """The section: the rounds with the fsync that flowctl demands, and those with nats-server's default."""
     real = [outcome for outcome in outcomes if not outcome.lazy]
     lazy = [outcome for outcome in outcomes if outcome.lazy]
-    kept = sum(outcome.kept for outcome in real)
-    lost = [outcome for outcome in lazy if not outcome.kept]
+    lost = [outcome for outcome in lazy if outcome.lost]
     rows = [
         ("", "`sync_interval: always`", "nats-server's default (2 minutes)"),
         ("---", "---", "---"),
@@ -41,8 +40,9 @@ def record(outcomes: list[Outcome], *, day: str, machine: str) -> str:
         ("dead letters acknowledged before the cut", _sum(real, "letters"), _sum(lazy, "letters")),
         ("**acknowledged entries lost**", f"**{_sum(real, 'lost')}**", f"**{_sum(lazy, 'lost')}**"),
         ("acknowledged dead letters lost", _sum(real, "lost_letters"), _sum(lazy, "lost_letters")),
-        ("cuts that lost something", f"{len(real) - kept:,}", f"{len(lost):,}"),
+        ("cuts that lost entries", f"{sum(outcome.lost > 0 for outcome in real):,}", f"{len(lost):,}"),
         ("of these, refused by flowctl at the next start", "", f"{sum(outcome.noticed for outcome in lost):,}"),
+        ("broken chains or gaps", f"{sum(bool(outcome.problem) for outcome in real):,}", ""),
         ("there though the acknowledgement had not come", _sum(real, "unacknowledged_found"), _sum(lazy, "unacknowledged_found")),
     ]
     seeds = ", ".join(str(seed) for seed in sorted({outcome.seed for outcome in outcomes}))

@@ -169,6 +169,8 @@ class Line:
         self.logs = disk.store.logs
         self.dead_letters = disk.store.dead_letters
         self.snapshots = disk.store.snapshots
+        self.subscriptions = disk.store.subscriptions
+        self.notices = disk.store.notices
         self._entry_news: list[asyncio.Future[None]] = []
         self._beat_news: list[asyncio.Future[None]] = []
         disk.lines.append(self)

@@ -2,15 +2,16 @@
 
 from typing import Annotated
 
-import msgspec
 import typer
 
-from flowctl.errors import JournalUnavailableError
+from flowctl.errors import UserError
+from flowctl.ids import check_id
 from flowctl_cli import plane
-from flowctl_cli.entries import WIDTHS, Selection, entry_row, entry_view, event_types
+from flowctl_cli.entries import Selection, event_types
+from flowctl_cli.following import Following
+from flowctl_cli.hook import Hook, parse
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
 from flowctl_cli.targets import select
-from flowctl_cli.terminal import RowPrinter, note, say
 
 app = new_app()
 
@@ -20,6 +21,8 @@ app = new_app()
     "flowctl watch",
     "flowctl watch orders --type PipelineStatusChanged",
     "flowctl watch --after 0 --json | jq -r .type",
+    "flowctl watch --type ComponentExited --exec './page.py --team data'",
+    "flowctl watch orders --exec ./hook.sh --durable hook --retries 5",
 )
 def watch(
     session: Session,
@@ -32,37 +35,55 @@ def watch(
         int | None,
         typer.Option("--after", metavar="SEQ", min=0, help="Begin after this sequence number; with what is new by default."),
     ] = None,
+    exec_: Annotated[
+        str | None,
+        typer.Option("--exec", metavar="COMMAND", help="Run this for each event instead of printing it; no shell is used."),
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("--parallel", metavar="N", min=1, max=100, help="At most N hooks at once; one thing's events in order.")
+    ] = 1,
+    retries: Annotated[
+        int, typer.Option("--retries", metavar="N", min=0, max=1000, help="Try a hook that fails N times more.")
+    ] = 0,
+    exec_timeout: Annotated[
+        float, typer.Option("--exec-timeout", metavar="SECONDS", min=0.05, max=86_400, help="How long a hook may take.")
+    ] = 60.0,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End with exit code 1 when a hook has failed.")] = False,
+    durable: Annotated[
+        str | None,
+        typer.Option("--durable", metavar="NAME", help="Remember under this name how far it is, and go on there the next time."),
+    ] = None,
     json: JsonOption = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Follow the journal: every event as it happens, until Ctrl-C.
 
     With --json one object a line. When the control plane goes away, watch waits for it and goes on without a gap.
+
+    With --exec a command runs for each event: the event as JSON on its stdin (what --json prints), its CloudEvents attributes
+    in the environment (CE_ID, CE_TYPE, CE_SUBJECT, CE_TIME, CE_SEQUENCE ...). A hook that fails is shown on stderr.
+
+    With --durable an event is done when it was printed or its hook has ended; one that was not comes again (with the same
+    CE_ID), also after a kill. Hooks then run one at a time.
     """
     selection = Selection(target=select(target, None), types=event_types(type_ or []))
-    run(_follow(session, selection, after=after, json=json, timeout_s=timeout))
+    if durable is not None and parallel > 1:
+        raise UserError("--durable runs one hook at a time", hint="leave out --parallel")
+    if exec_ is None and (parallel > 1 or retries or fail_fast):
+        raise UserError("--parallel, --retries and --fail-fast belong to --exec")
+    if exec_ is not None and json:
+        raise UserError("--json and --exec exclude each other", hint="the hook gets the JSON on its stdin")
+    name = check_id(durable, "durable name") if durable is not None else ""
+    hook = Hook(parse(exec_), timeout_s=exec_timeout, retries=retries) if exec_ is not None else None
+    following = Following(selection, hook, json=json, fail_fast=fail_fast)
+    run(_watch(session, following, after=after, parallel=parallel, durable=name, timeout_s=timeout))
 
 
-async def _follow(session: Session, selection: Selection, *, after: int | None, json: bool, timeout_s: float) -> None:
-    import asyncio
-
-    rows = RowPrinter(WIDTHS)
+async def _watch(
+    session: Session, following: Following, *, after: int | None, parallel: int, durable: str, timeout_s: float
+) -> None:
     async with plane.opened(session, timeout_s=timeout_s) as control:
-        journal = control.store.journal
-        seen = await journal.last_sequence() if after is None else after
-        said = False
-        while True:
-            try:
-                async for entry in journal.follow(after=seen, subject=selection.subjects):
-                    seen, said = entry.seq, False
-                    if not selection.has(entry):
-                        continue
-                    if json:
-                        say(msgspec.json.encode(entry_view(entry)).decode())
-                    else:
-                        rows.print(entry_row(entry))
-            except JournalUnavailableError as error:
-                if not said:
-                    note(f"waiting for the journal: {error.message}")
-                said = True
-                await asyncio.sleep(0.5)
+        if durable:
+            await following.durably(control.store, f"flowctl-watch-{durable}", after=after)
+        else:
+            await following.live(control.store.journal, after=after, parallel=parallel)

@@ -18,6 +18,7 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "component": f"The component's id: {ID_PATTERN}",
     "index": "The number of the instance, from 0, without leading zeros",
     "host": f"The host's name: {ID_PATTERN}",
+    "route": f"The name of a notifier's route: {ID_PATTERN}",
     "service": "registry, health, orchestrator, agent or notify",
     "name": f"The name of the service's replica: {ID_PATTERN}",
 }
@@ -44,10 +45,12 @@ _SIGNAL_CHANNELS: Final[Mapping[str, tuple[str, str]]] = {
     "flowctl.heartbeat.service": (f"{subjects.HEARTBEAT_ROOT}.service", subjects.HEARTBEAT_STREAM),
     "flowctl.log": (subjects.LOG_ROOT, subjects.LOG_STREAM),
     "flowctl.deadletter": (subjects.DEAD_LETTER_ROOT, subjects.DEAD_LETTER_STREAM),
+    "flowctl.notice": (subjects.NOTICE_ROOT, subjects.NOTICE_STREAM),
 }
 _SIGNAL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "flowctl.heartbeat.host": ("host",),
     "flowctl.heartbeat.service": ("service", "name"),
+    "flowctl.notice": ("route",),
 }
 _INSTANCE: Final = ("pipeline", "component", "index")
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {"component": _INSTANCE, "pipeline": ("pipeline",), "host": ("host",)}

@@ -1,7 +1,7 @@
 """What a journal is: entries, and the Protocols that its implementations keep."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 from msgspec import field
@@ -9,7 +9,11 @@ from msgspec import field
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, JournalEvent
 from flowctl.journal.letters import DeadLetters
+from flowctl.journal.notices import Notices
 from flowctl.journal.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from flowctl.journal.subscriptions import Subscriptions
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -343,6 +347,16 @@ class Store(Protocol):
     @property
     def snapshots(self) -> Snapshots:
         """States of the fold to begin from."""
+        ...
+
+    @property
+    def subscriptions(self) -> "Subscriptions":
+        """The durable readings of the journal."""
+        ...
+
+    @property
+    def notices(self) -> Notices:
+        """The notices that nobody took."""
         ...
 
     @property

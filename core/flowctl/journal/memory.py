@@ -11,6 +11,7 @@ from flowctl.journal import chain, codec, letters, subjects
 from flowctl.journal.events import Aggregate
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
 from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, Record, StoredBeat, Subjects
+from flowctl.journal.memory_subscriptions import MemoryNotices, MemorySubscriptions
 from flowctl.journal.snapshots import Snapshot, SnapshotHead
 
 
@@ -41,6 +42,8 @@ class MemoryStore:
         self.logs = MemoryLogs(self)
         self.dead_letters = MemoryDeadLetters(self)
         self.snapshots = MemorySnapshots(self)
+        self.subscriptions = MemorySubscriptions(self)
+        self.notices = MemoryNotices(self, self.clock.wall_ns)
 
     @property
     def connected(self) -> bool:

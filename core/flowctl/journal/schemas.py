@@ -12,6 +12,7 @@ from flowctl.journal import subjects
 from flowctl.journal.events import FORMER, VERSIONS, JournalEvent
 from flowctl.journal.letters import DeadLetter
 from flowctl.journal.log import Heartbeat, HostBeat, LogLine, ServiceBeat
+from flowctl.journal.notices import Notice
 
 Schema = dict[str, Any]
 
@@ -23,6 +24,7 @@ SIGNALS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "flowctl.heartbeat.service": ServiceBeat,
     "flowctl.log": LogLine,
     "flowctl.deadletter": DeadLetter,
+    "flowctl.notice": Notice,
 }
 """What is published beside the journal, by the name of its schema. Of a dead letter this is the first line."""
 

@@ -18,18 +18,21 @@ HEARTBEAT_STREAM: Final = "FLOWCTL_HEARTBEATS"
 LOG_STREAM: Final = "FLOWCTL_LOGS"
 DEAD_LETTER_STREAM: Final = "FLOWCTL_DEAD_LETTERS"
 SNAPSHOT_STREAM: Final = "FLOWCTL_SNAPSHOTS"
+NOTICE_STREAM: Final = "FLOWCTL_NOTICES"
 
 JOURNAL_ROOT: Final = "flowctl.journal"
 HEARTBEAT_ROOT: Final = "flowctl.heartbeat"
 LOG_ROOT: Final = "flowctl.log"
 DEAD_LETTER_ROOT: Final = "flowctl.deadletter"
 SNAPSHOT_ROOT: Final = "flowctl.snapshot"
+NOTICE_ROOT: Final = "flowctl.notice"
 
 JOURNAL_ALL: Final = f"{JOURNAL_ROOT}.>"
 HEARTBEAT_ALL: Final = f"{HEARTBEAT_ROOT}.>"
 LOG_ALL: Final = f"{LOG_ROOT}.>"
 DEAD_LETTER_ALL: Final = f"{DEAD_LETTER_ROOT}.>"
 SNAPSHOT_ALL: Final = f"{SNAPSHOT_ROOT}.>"
+NOTICE_ALL: Final = f"{NOTICE_ROOT}.>"
 
 # CloudEvents 1.0, NATS protocol binding, binary content mode; extension attributes are lower-case letters and digits.
 CE_SPECVERSION: Final = "ce-specversion"
@@ -194,3 +197,8 @@ def snapshot_subject(schema: str, seq: int, checksum: str, part: str) -> str:
 def snapshot_filter(schema: str, part: str) -> str:
     """The wildcard for one part of all snapshots of a schema."""
     return f"{SNAPSHOT_ROOT}.{schema[:16]}.*.*.{part}"
+
+
+def notice_subject(route: str) -> str:
+    """Where the notices are published that nobody on the other end of a notifier's route took."""
+    return f"{NOTICE_ROOT}.{route}"

@@ -48,7 +48,7 @@ def setup_logging(level: str, log_format: Literal["auto", "console", "json"], *,
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("flowctl").setLevel(level.upper())
-    for package in ("registry", "health", "orchestrator", "agent", "sdk", "components", "cli"):
+    for package in ("registry", "health", "orchestrator", "agent", "notify", "sdk", "components", "cli"):
         logging.getLogger(f"flowctl_{package}").setLevel(level.upper())
 
 

@@ -14,7 +14,9 @@ from flowctl.journal.jetstream.journal import JetStreamJournal
 from flowctl.journal.jetstream.letters import JetStreamDeadLetters
 from flowctl.journal.jetstream.logs import JetStreamLogs
 from flowctl.journal.jetstream.messages import get_message, nanoseconds
+from flowctl.journal.jetstream.notices import JetStreamNotices
 from flowctl.journal.jetstream.snapshots import JetStreamSnapshots
+from flowctl.journal.jetstream.subscriptions import JetStreamSubscriptions
 
 STALE_ANSWERS: Final = 5
 
@@ -29,6 +31,8 @@ class JetStreamStore:
         self.logs = JetStreamLogs(connection)
         self.dead_letters = JetStreamDeadLetters(connection)
         self.snapshots = JetStreamSnapshots(connection)
+        self.subscriptions = JetStreamSubscriptions(connection)
+        self.notices = JetStreamNotices(connection)
 
     @classmethod
     async def connect(
@@ -84,7 +88,8 @@ class JetStreamStore:
         for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
             await streams.ensure_stream(self._connection, settings, create=create)
         if create:  # a store of an earlier version has them not until a service has started on it
-            for settings in (streams.dead_letter_settings(copies), streams.snapshot_settings(copies)):
+            kept = (streams.dead_letter_settings(copies), streams.snapshot_settings(copies), streams.notice_settings(copies))
+            for settings in kept:
                 await streams.ensure_stream(self._connection, settings, create=True)
         self.journal.observe(nanoseconds(found.ts), seen)
         self.journal.check_identity(found)

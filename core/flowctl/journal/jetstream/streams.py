@@ -14,6 +14,7 @@ HEARTBEAT_AGE_S: Final = 6 * 3600
 HEARTBEAT_BYTES: Final = 256 * 1024 * 1024
 LOG_BYTES: Final = 1024 * 1024 * 1024
 DEAD_LETTER_BYTES: Final = 1024 * 1024 * 1024
+NOTICE_BYTES: Final = 64 * 1024 * 1024
 
 STREAM_NOT_FOUND: Final = 10059
 STREAM_EXISTS: Final = 10058
@@ -92,6 +93,16 @@ def snapshot_settings(replicas: int) -> Settings:
         "max_msgs_per_subject": 1,
         "max_bytes": ROOM_BYTES,
         "max_age": 0,
+    }
+
+
+def notice_settings(replicas: int) -> Settings:
+    """Undelivered notices: as dead letters are kept."""
+    return dead_letter_settings(replicas) | {
+        "name": subjects.NOTICE_STREAM,
+        "description": "flowctl: notices that nobody took",
+        "subjects": [subjects.NOTICE_ALL],
+        "max_bytes": NOTICE_BYTES,
     }
 
 

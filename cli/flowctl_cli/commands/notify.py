@@ -1,0 +1,176 @@
+"""``flowctl notify list``, ``test``, ``dead-letters`` and ``redrive``."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from flowctl import api, api_notify
+from flowctl.errors import FlowctlError, UserError
+from flowctl.journal.notices import StoredNotice
+from flowctl_cli import plane
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, callback, command, new_app, run
+from flowctl_cli.terminal import Cell, clock_time, note, print_json, print_table
+
+app = new_app()
+
+RouteArgument = Annotated[str, typer.Argument(metavar="[ROUTE]", help="Which route; all if left out.")]
+
+
+@callback(
+    app,
+    "FLOWCTL_NOTIFY='component.*.*.*.status_changed -> https://alerts.example/hook' flowctl server",
+    "flowctl notify list",
+    "flowctl notify test",
+    "flowctl notify dead-letters",
+    "flowctl notify redrive",
+)
+def notify(session: Session, ctx: typer.Context) -> None:
+    """Show who is told of what over HTTP, try it, and send again what nobody took. docs/notify.md says more."""
+    del session
+    if ctx.invoked_subcommand is None:
+        raise UserError("say what to do: list, test, dead-letters or redrive", hint="flowctl notify list")
+
+
+@command(app, "flowctl notify list", "flowctl notify list --json | jq '.routes[].last_error'", name="list")
+def list_(session: Session, *, json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S) -> None:
+    """Show the routes: what each tells whom, how far it is, and what it does now."""
+    found = run(_ask(session, "routes", api_notify.RoutesRequest(), api_notify.RoutesAnswer, timeout))
+    if json:
+        print_json(found)
+        return
+    if not found.routes:
+        note("the notifier has no routes")
+        return
+    print_table(
+        ("ROUTE", "TELLS", "WHOM", "DONE", "WAITING", "DELIVERED", "GIVEN UP", "NOW"),
+        [
+            (
+                each.name,
+                _tells(each),
+                each.url,
+                str(each.seq),
+                str(each.waiting),
+                str(each.delivered),
+                Cell(str(each.given_up), "bad" if each.given_up else ""),
+                each.state,
+            )
+            for each in found.routes
+        ],
+    )
+
+
+@command(app, "flowctl notify test", "flowctl notify test alerts --json", name="test")
+def try_(
+    session: Session, *, route: RouteArgument = "", json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S
+) -> None:
+    """Send a test event (flowctl.notify.test.v1) along the routes, once. Exits with 1 if one was not taken."""
+    found = run(_ask(session, "test", api_notify.TryRoutes(route=route), api_notify.TriedRoutes, timeout))
+    if json:
+        print_json(found)
+    else:
+        print_table(("ROUTE", "WHOM", "RESULT"), [(each.name, each.url, _result(each.error)) for each in found.routes])
+    _fail_if([each.error for each in found.routes], "were not taken", "`flowctl notify list` shows the routes")
+
+
+class UndeliveredView(msgspec.Struct, frozen=True, kw_only=True):
+    """A notice that nobody took: its number, when it was given up, and of which entry to whom it was."""
+
+    number: int
+    time_ms: int
+    route: str
+    seq: int
+    type: str
+    subject: str
+    attempts: int
+    error: str
+
+
+@command(app, "flowctl notify dead-letters", "flowctl notify dead-letters alerts --json", name="dead-letters")
+def dead_letters(
+    session: Session, *, route: RouteArgument = "", json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S
+) -> None:
+    """Show the notices that nobody took, oldest first. Works without a running server too."""
+    found = [stored for stored in run(_undelivered(session, timeout)) if route in ("", stored.notice.route)]
+    if json:
+        print_json([_view(stored) for stored in found])
+        return
+    if not found:
+        note("every notice was delivered")
+        return
+    print_table(
+        ("NUMBER", "GIVEN UP", "ROUTE", "ENTRY", "TYPE", "TRIED", "ERROR"),
+        [
+            (
+                str(stored.number),
+                clock_time(stored.time_ns),
+                stored.notice.route,
+                str(stored.notice.seq),
+                stored.notice.type,
+                str(stored.notice.attempts),
+                stored.notice.error,
+            )
+            for stored in found
+        ],
+    )
+
+
+@command(app, "flowctl notify redrive", "flowctl notify redrive alerts", "flowctl notify redrive --id 3 --id 4", name="redrive")
+def redrive(
+    session: Session,
+    *,
+    route: RouteArgument = "",
+    number: Annotated[list[int] | None, typer.Option("--id", metavar="N", min=1, help="Only this one; repeatable.")] = None,
+    json: JsonOption = False,
+    timeout: TimeoutOption = 60.0,
+) -> None:
+    """Send undelivered notices once more; those that are taken are forgotten. Exits with 1 if one was not taken."""
+    request = api_notify.RedriveNotices(route=route, numbers=number or [])
+    found = run(_ask(session, "redrive", request, api_notify.RedrivenNotices, timeout))
+    if json:
+        print_json(found)
+    elif not found.notices:
+        note("there is nothing to redrive")
+    else:
+        print_table(
+            ("NUMBER", "ENTRY", "RESULT"), [(str(each.number), str(each.seq), _result(each.error)) for each in found.notices]
+        )
+    _fail_if([each.error for each in found.notices], "were not taken again", "`flowctl notify dead-letters` shows them")
+
+
+async def _ask(session: Session, verb: str, request: api.Request, answer: type[plane.Answer], timeout_s: float) -> plane.Answer:
+    async with plane.opened(session, timeout_s=timeout_s) as control:
+        return await control.ask(api.NOTIFY, verb, request, answer)
+
+
+async def _undelivered(session: Session, timeout_s: float) -> list[StoredNotice]:
+    async with plane.opened(session, timeout_s=timeout_s, offline=True) as control:
+        return await control.store.notices.read()
+
+
+def _view(stored: StoredNotice) -> UndeliveredView:
+    notice = stored.notice
+    return UndeliveredView(
+        number=stored.number,
+        time_ms=stored.time_ns // 1_000_000,
+        route=notice.route,
+        seq=notice.seq,
+        type=notice.type,
+        subject=notice.subject,
+        attempts=notice.attempts,
+        error=notice.error,
+    )
+
+
+def _tells(route: api_notify.RouteView) -> str:
+    return " ".join([route.subject.removeprefix("flowctl.journal."), *(f"{key}={value}" for key, value in route.where.items())])
+
+
+def _result(error: str) -> Cell:
+    return Cell(error, "bad") if error else Cell("taken", "good")
+
+
+def _fail_if(errors: list[str], what: str, hint: str) -> None:
+    failed = sum(bool(error) for error in errors)
+    if failed:
+        raise FlowctlError(f"{failed} of {len(errors)} {what}", hint=hint)
