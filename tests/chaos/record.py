@@ -52,7 +52,7 @@ def record(outcomes: list[Outcome], *, day: str, machine: str) -> str:
                 for shape in sorted(shapes)
             ],
         ),
-        controls=_table(("broken on purpose", "schedules", "caught", "first caught at seed", "lost"), caught),
+        controls=_table(("broken on purpose", "schedules", "caught", "first caught at seed", "lost"), caught) if caught else "",
     )
 
 
