@@ -147,10 +147,11 @@ async def test_a_verdict_without_a_silence_is_a_difference():
     ]
     event = entries[place].event
     assert isinstance(event, ComponentStatusChanged)
-    early = msgspec.structs.replace(entries[place], time_ns=spoken[-1].time_ns - 4_000_000_000)
+    hasty = msgspec.structs.replace(event, silence_s=1.0)
+    early = msgspec.structs.replace(entries[place], time_ns=spoken[-1].time_ns - 4_000_000_000, event=hasty)
     report = await again([*entries[:place], early], spoken, patience_of(bundle))
     first = report.differences[0]
-    assert (first.service, first.seq) == ("health", entries[place].seq)
+    assert (first.service, first.seq, first.decided) == ("health", entries[place].seq, None)
 
 
 async def test_what_if_patience_were_shorter_or_longer():
