@@ -46,3 +46,16 @@ def _loggers() -> dict[str, logging.Logger]:
 def state_dir(tmp_path: Path) -> Path:
     """The state directory of this test (also in ``FLOWCTL_STATE_DIR``)."""
     return tmp_path / "state"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Generator[str]:
+    """The URL of a real Docker engine with an image of this machine's Python; skipped, with the reason, where none can run."""
+    from support import engine
+
+    reason = engine.why_none()
+    if reason is not None:
+        assert os.environ.get("TEST_DOCKER") != "required", f"a Docker engine is required: {reason}"
+        pytest.skip(f"no Docker engine: {reason}")
+    with engine.running() as url:
+        yield url

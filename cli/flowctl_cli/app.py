@@ -15,6 +15,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "validate": "Check pipeline files and show every problem in them.",
     "init": "Write a new pipeline file from a template.",
     "schema": "Print the JSON Schema of the pipeline file or of all events, or AsyncAPI.",
+    "export": "Write a Compose file or a systemd unit that runs a pipeline.",
     "graph": "Draw a pipeline.",
     "status": "Show pipelines and their instances, and what waits for what.",
     "logs": "Show what instances print.",

@@ -58,7 +58,9 @@ def about(instance: InstanceView) -> str:
     if instance.waiting_for and instance.phase != "failed":
         return _wait(instance.waiting_for)
     if instance.phase == "running" and instance.status == "healthy":
-        return f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""
+        exit_ = f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""
+        loosened = f"container: {', '.join(instance.loosened)}" if instance.loosened else ""
+        return "; ".join(word for word in (exit_, loosened) if word)
     words = [instance.reason, f"last exit: {instance.last_exit}" if instance.last_exit else ""]
     return "; ".join(dict.fromkeys(word for word in words if word))
 

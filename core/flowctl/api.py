@@ -129,6 +129,7 @@ class StatusRequest(Request, frozen=True, kw_only=True):
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """One instance as an operator sees it. Times are Unix milliseconds by the journal; ``waiting_for`` says for what.
 
+    ``loosened`` says in what its container is less strict than usual.
     ``host`` is where it is to run, ``runs_on`` where its latest incarnation still lives: another one while it moves.
     """
 
@@ -150,6 +151,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     last_exit: str = ""
     checkpoint: int | None = None
     revision: int = 0
+    loosened: list[str] = field(default_factory=list[str])
 
 
 class PipelineView(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from flowctl import __version__
 from flowctl.errors import InvalidSettingError
 from flowctl.ids import ID_PATTERN, is_id
 from flowctl.paths import default_state_dir
@@ -125,6 +126,13 @@ class AgentSettings(Settings):
     advertise_host: str = Field("127.0.0.1", description="the address at which other hosts reach components on this one")
     port_range: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,5}-[0-9]{1,5})?$")] = Field(
         "", description="first-last: the ports that components on this host listen on, for firewalls; empty: any free ones"
+    )
+    drivers: Annotated[str, StringConstraints(pattern=r"^(auto|(process|docker)(,(process|docker))?)$")] = Field(
+        "auto", description="what this host starts components with; auto: process, and docker if an engine is there"
+    )
+    docker_host: str = Field("", description="the Docker engine's address; empty: DOCKER_HOST, or the usual socket")
+    docker_image: str = Field(
+        f"flowctl:{__version__}", description="the image of components that name none: ready-made ones, and commands"
     )
     labels: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, description="labels of this host for placement, for example gpu=true,zone=a"

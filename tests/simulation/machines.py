@@ -6,7 +6,7 @@ the host itself loses power.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -314,6 +314,13 @@ class SimDriver:
     async def forget(self, key: RunKey) -> None:
         """See ``Driver``."""
         self._host.forgotten.add(key)
+
+    async def tidy(self, pipelines: Collection[str]) -> None:
+        """See ``Driver``: its runs share nothing."""
+
+    def absence(self) -> str | None:
+        """See ``Driver``: it is always there."""
+        return None
 
     def on_exit(self, listener: Callable[[Run], None]) -> None:
         """See ``Driver``."""

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from flowctl import api
 from flowctl.clock import Clock
 from flowctl.errors import EXIT_TIMED_OUT, EXIT_UNREACHABLE, ControlPlaneUnreachableError, FlowctlError
-from flowctl.fleet import Assignment
+from flowctl.fleet import Assignment, PipelineState
 from flowctl.ids import InstanceId
 from flowctl.journal.events import HostJoined
 from flowctl.journal.log import Entry
@@ -28,6 +28,7 @@ from flowctl.serving import Service, ServiceContext
 from flowctl.settings import HealthSettings, OrchestratorSettings, RegistrySettings
 from flowctl.spec.model import Kind, Pipeline
 from flowctl_agent.drivers import Launch, RunKey
+from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.environment import Place, Surroundings, prepare
 from flowctl_agent.metrics import AgentMetrics
 from flowctl_agent.presence import Presence
@@ -177,7 +178,7 @@ class SimAgent:
         self._reconciler = Reconciler(
             host=host.name,
             projection=projection,
-            driver=driver,
+            driver=Drivers([driver]),
             prepare=_prepare,
             clock=clock,
             metrics=AgentMetrics(context.metrics),
@@ -222,8 +223,8 @@ _SURROUNDINGS = Surroundings(
 _PLACE = Place(cwd=None, read_file=Path.read_text)
 
 
-def _prepare(key: RunKey, assignment: Assignment, source: str) -> Launch:
-    del source
+async def _prepare(key: RunKey, assignment: Assignment, pipeline: PipelineState | None) -> Launch:
+    del pipeline
     return prepare(key, assignment, _SURROUNDINGS, _PLACE)
 
 

@@ -41,7 +41,7 @@ spec:
       replicas: 0
       restart: {policy: on-failure}
       env: {PORT: 8080}
-    - {id: half, command: [half], inputs: [numbers], driver: docker}
+    - {id: half, command: [half], inputs: [numbers], driver: kubernetes}
   sinks:
     - id: screen
       type: console
@@ -74,8 +74,8 @@ spec:
         ),
         'p.yaml:16:19: spec.processors[0].env.PORT: found the number 8080, expected a string (quote it: "8080")',
         (
-            "p.yaml:17:62: spec.processors[1].driver: not in this version: this version starts components as processes only "
-            "(remove it or write driver: process)"
+            "p.yaml:17:62: spec.processors[1].driver: not in this version: this version starts components as processes or "
+            "Docker containers (write driver: process or driver: docker)"
         ),
         "p.yaml:22:21: spec.sinks[0].ports.data: found the number 70000, expected a whole number from 1 to 65,535",
     ]
@@ -235,7 +235,35 @@ LOCAL: dict[str, tuple[str, str]] = {
     ),
     "image": (
         component("image: x"),
-        "image: not in this version: container images are not run by this version (name the program",
+        "image: the process driver runs no containers (write driver: docker, or remove it)",
+    ),
+    "container of a process": (
+        component("command: [x], container: {pids: 5}"),
+        "container: the process driver runs no containers",
+    ),
+    "image name": (
+        component('image: "Not An Image", driver: docker'),
+        'image: "Not An Image" is not the name of an image',
+    ),
+    "image and two more": (
+        component("type: map, command: [x], image: x, driver: docker"),
+        "found type and command and image, expected exactly one of type, command and image; in a container, image may",
+    ),
+    "privileged with capabilities": (
+        component("image: x, driver: docker, container: {privileged: true, capabilities: [NET_RAW]}"),
+        "container.capabilities: a privileged container has every capability",
+    ),
+    "a relative volume": (
+        component('image: x, driver: docker, container: {volumes: [{source: "./x", target: /x}]}'),
+        'container.volumes[0].source: "./x" is neither an absolute path nor the name of a volume',
+    ),
+    "a volume over flowctl's own": (
+        component("image: x, driver: docker, container: {volumes: [{source: /x, target: /run/flowctl/x}]}"),
+        'container.volumes[0].target: "/run/flowctl/x" is taken',
+    ),
+    "a volume of several writers": (
+        component("image: x, driver: docker, replicas: 2, container: {volumes: [{source: /x, target: /x}]}"),
+        'container.volumes[0]: 2 replicas would write into "/x" at once',
     ),
     "resources": (
         component("command: [x], resources: {cpu: 1}"),

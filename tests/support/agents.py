@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -36,6 +37,7 @@ def launch(
     secrets: Sequence[str] = (),
     cwd: Path | None = None,
     stop_timeout_s: float = 5.0,
+    **more: Any,
 ) -> Launch:
     """A launch of a program."""
     return Launch(
@@ -47,6 +49,7 @@ def launch(
         secrets=tuple(secrets),
         cwd=cwd,
         stop_timeout_s=stop_timeout_s,
+        **more,
     )
 
 

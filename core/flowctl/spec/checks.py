@@ -14,6 +14,7 @@ from flowctl.errors import InvalidSpecError, UserError
 from flowctl.partition import PartitionBy
 from flowctl.spec import references
 from flowctl.spec.catalog import CATALOG, names_of
+from flowctl.spec.containers import container_problems, container_warnings
 from flowctl.spec.model import Backoff, Component, Driver, Kind, OnError, Pipeline, Restart
 from flowctl.spec.problems import MAX_PROBLEMS, Path, Problem, did_you_mean, one_of, quoted
 from flowctl.spec.scalars import MAX_INT, MIN_INT
@@ -51,7 +52,12 @@ def verify(pipeline: Pipeline) -> None:
 
 def find_warnings(pipeline: Pipeline) -> list[Problem]:
     """What will be obeyed and is probably not meant."""
-    return [problem for _, component, path in placed_components(pipeline) for problem in _unexpanded(component, path)]
+    driver = pipeline.spec.driver
+    return [
+        problem
+        for _, component, path in placed_components(pipeline)
+        for problem in (*_unexpanded(component, path), *container_warnings(component, component.driver or driver, path))
+    ]
 
 
 def local_problems(pipeline: Pipeline) -> list[Problem]:
@@ -71,7 +77,8 @@ def local_problems(pipeline: Pipeline) -> list[Problem]:
 
 
 def _component(kind: Kind, component: Component, path: Path, driver: Driver) -> Iterator[Problem]:
-    yield from _what_runs(kind, component, path)
+    effective = component.driver or driver
+    yield from _what_runs(kind, component, path, effective)
     for field in ("command", "args"):
         for number, word in enumerate(cast("list[str] | None", getattr(component, field)) or []):
             yield from _word(word, (*path, field, number))
@@ -92,13 +99,17 @@ def _component(kind: Kind, component: Component, path: Path, driver: Driver) -> 
     if component.placement is not None:
         yield from _labels(component.placement.labels, (*path, "placement", "labels"))
     yield from unsupported_in(component, driver, path)
+    if effective != "kubernetes":
+        yield from container_problems(component, effective, path)
 
 
-def _what_runs(kind: Kind, component: Component, path: Path) -> Iterator[Problem]:
+def _what_runs(kind: Kind, component: Component, path: Path, driver: Driver) -> Iterator[Problem]:
     given = [name for name in ("type", "command", "image") if getattr(component, name) is not None]
-    if len(given) != 1:
+    in_image = driver == "docker" and len(given) == 2 and "image" in given  # the image that has the type or the command
+    if len(given) != 1 and not in_image:
         found = "none of them" if not given else " and ".join(given)
-        yield Problem(path, f"found {found}, expected exactly one of type, command and image", "it says what runs")
+        more = "; in a container, image may stand beside one of the others" if driver == "docker" else ""
+        yield Problem(path, f"found {found}, expected exactly one of type, command and image{more}", "it says what runs")
     if component.type is not None:
         yield from _type(kind, component.type, (*path, "type"))
         ready_made = CATALOG.get(component.type)

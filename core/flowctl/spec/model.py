@@ -99,6 +99,49 @@ class Resources(Record, frozen=True, kw_only=True):
     memory_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024, description="memory that one instance may use")] | None = None
 
 
+class Volume(Record, frozen=True, kw_only=True):
+    """Something of the host that a container sees: a directory or file by its absolute path, or a named volume by its name."""
+
+    source: Annotated[str, Meta(min_length=1, description="an absolute path of the host, or the name of a volume")]
+    target: Annotated[str, Meta(pattern="^/", description="where the container sees it")]
+    read_only: Annotated[bool, Meta(description="whether the program may only read it")] = False
+
+
+class Container(Record, frozen=True, kw_only=True):
+    """How the docker driver makes an instance's container. Defaults are strict; ``status`` shows what is loosened."""
+
+    pull: Annotated[Literal["if_missing", "always", "never"], Meta(description="when the image is fetched from its registry")] = (
+        "if_missing"
+    )
+    user: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$",
+                description="user[:group], as numbers or names of the image; without it the image's user, and never root",
+            ),
+        ]
+        | None
+    ) = None
+    read_only: Annotated[bool, Meta(description="whether the root file system is read-only; /tmp is writable anyway")] = True
+    scratch_bytes: Annotated[int, Meta(ge=65_536, description="size of /tmp, in memory")] = 64 * 1024 * 1024
+    pids: Annotated[int, Meta(ge=1, le=4_194_304, description="processes and threads that may live in it at once")] = 512
+    capabilities: Annotated[
+        list[Annotated[str, Meta(pattern="^[A-Z][A-Z_]{1,40}$")]],
+        Meta(description="kernel capabilities to grant, for example NET_BIND_SERVICE; all others are dropped"),
+    ] = field(default_factory=list[str])
+    new_privileges: Annotated[bool, Meta(description="whether programs in it may gain privileges, for example by sudo")] = False
+    privileged: Annotated[bool, Meta(description="whether it may do everything that the host's root may")] = False
+    network: Annotated[
+        Literal["pipeline", "host"], Meta(description="pipeline: a network of the pipeline's own; host: the host's")
+    ] = "pipeline"
+    volumes: Annotated[list[Volume], Meta(description="what of the host it sees")] = field(default_factory=list[Volume])
+    secrets_in_env: Annotated[
+        bool,
+        Meta(description="whether env values with references are variables, which `docker inspect` shows, instead of files"),
+    ] = False
+
+
 class Ports(Record, frozen=True, kw_only=True):
     """Fixed ports; without them each instance takes free ones. Only for components with one replica."""
 
@@ -116,7 +159,7 @@ class Placement(Record, frozen=True, kw_only=True):
 
 
 class Component(Record, frozen=True, kw_only=True):
-    """One node of the graph. Exactly one of ``type``, ``command`` and ``image`` says what runs."""
+    """One node of the graph. ``type`` or ``command`` says what runs; in a container ``image`` says in what, and may do alone."""
 
     id: Annotated[Id, Meta(description="unique in the pipeline")]
     type: Annotated[str, Meta(description="a ready-made component, for example file")] | None = None
@@ -136,6 +179,7 @@ class Component(Record, frozen=True, kw_only=True):
     on_error: Annotated[OnError, Meta(description="what happens to an event that the component fails on")] = OnError()
     health_check: Annotated[HealthCheck, Meta(description="a probe besides the heartbeats")] | None = None
     resources: Annotated[Resources, Meta(description="upper limits of one instance")] | None = None
+    container: Annotated[Container, Meta(description="how the docker driver makes its container")] | None = None
     ports: Annotated[Ports, Meta(description="fixed ports instead of free ones")] | None = None
     placement: Annotated[Placement, Meta(description="which hosts may run it")] | None = None
     stop_timeout_s: Annotated[float, Meta(ge=0, le=3_600, description="seconds from SIGTERM to SIGKILL")] = 30.0

@@ -19,19 +19,14 @@ class Unsupported(msgspec.Struct, frozen=True):
 
 IN_COMPONENTS: Final = (
     Unsupported(
-        lambda component, _: [("image",)] if component.image is not None else [],
-        "container images are not run by this version",
-        "name the program with command",
-    ),
-    Unsupported(
-        lambda component, _: [("driver",)] if component.driver not in {None, "process"} else [],
-        "this version starts components as processes only",
-        "remove it or write driver: process",
+        lambda component, _: [("driver",)] if component.driver == "kubernetes" else [],
+        "this version starts components as processes or Docker containers",
+        "write driver: process or driver: docker",
     ),
     Unsupported(
         lambda component, driver: [("resources",)] if component.resources is not None and driver == "process" else [],
         "the process driver cannot limit cpu and memory",
-        "remove it, or limit the program in its command, for example with prlimit",
+        "write driver: docker, remove it, or limit the program in its command, for example with prlimit",
     ),
 )
 
@@ -48,7 +43,7 @@ def unsupported_in(component: Component, driver: Driver, path: Path) -> list[Pro
 
 def unsupported_driver(driver: Driver) -> list[Problem]:
     """Whether the pipeline's driver is refused."""
-    if driver == "process":
+    if driver != "kubernetes":
         return []
-    message = "not in this version: this version starts components as processes only"
-    return [Problem(("spec", "driver"), message, "remove it or write driver: process")]
+    message = "not in this version: this version starts components as processes or Docker containers"
+    return [Problem(("spec", "driver"), message, "write driver: process or driver: docker")]

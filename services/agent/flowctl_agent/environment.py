@@ -4,6 +4,8 @@ The environment of the agent is passed on without what is flowctl's, NATS' or th
 own ``env``; over that what says who the component is, which nothing overrides. Secrets are in ``env`` and ``config`` only,
 resolved here, and named in ``secrets``: what a program writes of them is not stored.
 
+A container inherits nothing of the agent's environment, and its ``env`` values with references are kept apart as secrets.
+
 A component runs in the directory of the pipeline file, so that relative paths in a command, a configuration and ``${file:…}``
 mean what they mean to the author; where that directory does not exist (another host), in its state directory.
 """
@@ -20,13 +22,14 @@ from flowctl.errors import UserError
 from flowctl.fleet import Assignment
 from flowctl.spec import references
 from flowctl.spec.catalog import CATALOG
-from flowctl.spec.model import OnError
+from flowctl.spec.model import Container, OnError
 from flowctl_agent.drivers import Launch, RunKey
 
 MIN_SECRET: Final = 6
 """Shorter texts (``true``, ``8080``) are in too many lines to be told from what is no secret."""
 MAX_SECRETS: Final = 256
 
+_UNBUFFERED: Final = {"PYTHONUNBUFFERED": "1"}
 _DROPPED_PREFIXES: Final = ("FLOWCTL_", "NATS_", "LD_", "DYLD_")
 
 
@@ -39,6 +42,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     log_format: str
     env: Mapping[str, str]
+    image: str = ""
     data_port: int = 0
     health_port: int = 0
 
@@ -69,22 +73,31 @@ def prepare(key: RunKey, assignment: Assignment, surroundings: Surroundings, pla
             raise UserError("the path is relative, and the pipeline file's directory is not on this host")
         return place.read_file((place.cwd or Path("/")) / name)
 
+    in_container = assignment.driver == "docker"
     filled: set[str] = set()
     config: dict[str, Any] = references.resolve(component.config, surroundings.env, read, ("config",), filled=filled)
     own_env: dict[str, str] = references.resolve(component.env, surroundings.env, read, ("env",), filled=filled)
-    env = base_environment(surroundings.env, surroundings.python) | own_env | identity(key, assignment, surroundings)
+    secret = {name for name, value in component.env.items() if references.has_reference(value)} if in_container else set[str]()
+    base = dict(_UNBUFFERED) if in_container else base_environment(surroundings.env, surroundings.python)
+    env = base | own_env | identity(key, assignment, surroundings)
     for name, value in env.items():
         if not name or "=" in name or "\0" in name + value:
             raise UserError(f"{name!r} cannot be an environment variable")
     return Launch(
         key=key,
         assignment=assignment.seq,
-        argv=command(assignment, surroundings.python),
-        env=env,
+        argv=command(assignment, "python" if in_container else surroundings.python),
+        env={name: value for name, value in env.items() if name not in secret},
         config=msgspec.json.encode(config),
         secrets=secrets(filled),
         cwd=place.cwd,
         stop_timeout_s=component.stop_timeout_s,
+        driver=assignment.driver,
+        image=component.image or surroundings.image,
+        has_program=component.type is not None or component.command is not None,
+        secret_env={name: own_env[name] for name in secret},
+        container=component.container or Container(),
+        resources=component.resources,
     )
 
 
@@ -115,6 +128,8 @@ def command(assignment: Assignment, python: str) -> list[str]:
         return [python, "-P", "-m", ready_made.module_of(assignment.kind), *component.args]
     if component.command:
         return [*component.command, *component.args]
+    if assignment.driver == "docker":
+        return [*component.args]  # the image's own program takes them
     raise UserError("the process driver needs a type or a command")
 
 
@@ -129,7 +144,7 @@ def base_environment(env: Mapping[str, str], python: str) -> dict[str, str]:
     beside = str(PurePath(python).parent)
     if beside not in path.split(":"):
         kept["PATH"] = f"{beside}:{path}" if path else beside
-    return {"PYTHONUNBUFFERED": "1", **kept}
+    return {**_UNBUFFERED, **kept}
 
 
 def identity(key: RunKey, assignment: Assignment, surroundings: Surroundings) -> dict[str, str]:

@@ -385,9 +385,9 @@ def _exited(
 def _detail(run: Run) -> str:
     if run.failure:
         return run.failure
-    if run.code is None and run.signal is None:
-        return "\n".join(run.last_words) or "nobody saw how it ended"
-    return "" if run.code == 0 else "\n".join(run.last_words)
+    words = "\n".join([*([run.cause] if run.cause else []), *run.last_words])
+    unseen = run.code is None and run.signal is None
+    return words or "nobody saw how it ended" if unseen else "" if run.code == 0 else words
 
 
 def ending_of(code: int | None, number: int | None) -> str:

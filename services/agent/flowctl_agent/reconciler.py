@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -15,26 +15,28 @@ import msgspec
 from flowctl.clock import Clock
 from flowctl.decision import Decision
 from flowctl.errors import DriverError, FlowctlError, JournalUnavailableError, UserError
-from flowctl.fleet import Assignment, Fleet
+from flowctl.fleet import Assignment, Fleet, PipelineState
 from flowctl.ids import InstanceId
 from flowctl.journal.events import CheckpointCommitted, ComponentExited, ComponentFailed, ComponentStarting
 from flowctl.journal.log import Entry
 from flowctl.projection import Projection
 from flowctl.spec.model import Driver as DriverName
 from flowctl_agent import plan
-from flowctl_agent.drivers import Driver, Launch, Run, RunKey
+from flowctl_agent.drivers import Launch, Run, RunKey
+from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.metrics import AgentMetrics
 
 JOURNAL_RETRY_S: Final = 0.3
 ERROR_RETRY_S: Final = 3.0
+ABSENCE_RETRY_S: Final = 1.0
 ROUND_S: Final = 30.0
 SPAWN_S: Final = 10.0
 _IRRELEVANT: Final = ("pipeline", "seal")
 
 log = logging.getLogger("flowctl.agent")
 
-Prepare = Callable[[RunKey, Assignment, str], Launch]
-"""Makes a launch of a run's key, its assignment and the pipeline's source; raises UserError. Called in a thread."""
+Prepare = Callable[[RunKey, Assignment, PipelineState | None], Awaitable[Launch]]
+"""Makes a launch of a run's key, its assignment and its pipeline; raises UserError, or DriverError to be asked again."""
 
 
 class Reconciler:
@@ -48,7 +50,7 @@ class Reconciler:
         *,
         host: str,
         projection: Projection,
-        driver: Driver,
+        driver: Drivers,
         prepare: Prepare,
         clock: Clock,
         metrics: AgentMetrics,
@@ -61,7 +63,7 @@ class Reconciler:
         self._actor = f"agent/{host}"
         self._projection = projection
         self._driver = driver
-        self._drivers: frozenset[DriverName] = frozenset((driver.name,))
+        self._drivers: frozenset[DriverName] = driver.names
         self._prepare = prepare
         self._clock = clock
         self._metrics = metrics
@@ -92,6 +94,7 @@ class Reconciler:
             _, late = await asyncio.wait(self._spawns, timeout=SPAWN_S)
             for task in late:
                 task.cancel()
+        await self._tidy()
 
     def wake(self, instance: InstanceId) -> None:
         """Look at an instance now; while something is being done about it, afterwards."""
@@ -123,6 +126,7 @@ class Reconciler:
             await self._clock.sleep(ROUND_S)
             try:
                 await self._wake_all()
+                await self._tidy()
             except DriverError as error:  # the next round asks again
                 self._metrics.errors.inc()
                 log.warning("%s", error)
@@ -201,12 +205,21 @@ class Reconciler:
                 await self._report(action.run)
             case plan.Forget():
                 await self._driver.forget(action.key)
+                await self._tidy(action.key.instance.pipeline)
             case plan.Fail():
                 await self._fail(action)
             case plan.Start():
                 await self._start(action)
             case plan.Wait():
                 pass
+
+    async def _tidy(self, pipeline: str | None = None) -> None:
+        """Remove what the runs of a pipeline shared, if the host has nothing more to do with it; without a name, of all such."""
+        instances = self._projection.fleet.instances.values()
+        busy = {each.id.pipeline for each in instances if plan.concerns(each, self._host) and (each.wanted or each.active)}
+        if pipeline not in busy:
+            with contextlib.suppress(DriverError):  # the next round tries again
+                await self._driver.tidy(busy)
 
     async def _decide(self, instance: InstanceId, decide: Callable[[Fleet], Decision]) -> list[Entry]:
         correlation = self._projection.fleet.correlation_of(instance.pipeline)
@@ -241,10 +254,14 @@ class Reconciler:
         if state is None or assignment is None or assignment.seq != action.assignment:
             self._claims.pop(action.instance, None)
             return
+        absence = self._driver.absence(assignment.driver)
+        if absence is not None and action.instance not in self._claims:
+            self._later(action.instance, ABSENCE_RETRY_S, absence)
+            return
         pipeline = self._projection.fleet.pipelines.get(action.instance.pipeline)
         key = RunKey(action.instance, state.incarnation + 1)
         try:
-            launch = await asyncio.to_thread(self._prepare, key, assignment, pipeline.source if pipeline else "")
+            launch = await self._prepare(key, assignment, pipeline)
         except UserError as error:
             self._claims.pop(action.instance, None)
             await self._fail(plan.Fail(action.instance, action.assignment, f"it cannot be started on host {self._host}: {error}"))

@@ -14,13 +14,15 @@ from typing import Final
 
 from flowctl import __version__, api
 from flowctl.errors import RefusedError, UserError
-from flowctl.fleet import Assignment
+from flowctl.fleet import Assignment, PipelineState
 from flowctl.ids import InstanceId
 from flowctl.journal.events import HostJoined
 from flowctl.serving import ServiceContext
 from flowctl.settings import AgentSettings
 from flowctl_agent.drivers import Driver, Launch, RunKey
-from flowctl_agent.drivers.process import ProcessDriver
+from flowctl_agent.drivers.docker import DockerDriver
+from flowctl_agent.drivers.offered import offered
+from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.environment import Place, Surroundings, bind_host, prepare, working_directory
 from flowctl_agent.metrics import AgentMetrics
 from flowctl_agent.ports import PortRange
@@ -37,7 +39,7 @@ log = logging.getLogger("flowctl.agent")
 class AgentService:
     """See ``flowctl.serving.Service``. Stopping it leaves running what it started; the next agent adopts that.
 
-    ``settings.registry`` must say where components reach the registry. ``driver`` None is the process driver.
+    ``settings.registry`` must say where components reach the registry. ``driver`` None is all that the settings ask for.
     """
 
     name = "agent"
@@ -46,12 +48,7 @@ class AgentService:
         self._context = context
         self._settings = settings
         self._metrics = AgentMetrics(context.metrics)
-        self._driver = driver or ProcessDriver(
-            settings.state_dir,
-            log_file_bytes=settings.log_file_bytes,
-            log_files=settings.log_files,
-            kept_runs=settings.kept_runs,
-        )
+        self._driver = Drivers([driver] if driver is not None else offered(settings))
         self._ports = PortRange.of(settings.port_range, bind_host(settings.advertise_host))
         self._lock = -1
         self._started = False
@@ -157,18 +154,19 @@ class AgentService:
         return HostJoined(
             agent=uuid.uuid4().hex,
             address=settings.advertise_host,
-            drivers=[self._driver.name],
+            drivers=sorted(self._driver.names, reverse=True),
             labels=settings.labels,
             cpus=os.cpu_count() or 0,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             version=__version__,
         )
 
-    def _prepare(self, key: RunKey, assignment: Assignment, source: str) -> Launch:
+    async def _prepare(self, key: RunKey, assignment: Assignment, pipeline: PipelineState | None) -> Launch:
         settings = self._settings
         surroundings = Surroundings(
             registry=settings.registry,
-            advertise_host=settings.advertise_host,
+            advertise_host=await self._meeting_point(assignment, pipeline) or settings.advertise_host,
+            image=settings.docker_image,
             python=sys.executable,
             log_level=settings.log_level,
             log_format="json" if settings.log_format == "json" else "console",  # people read it with `flowctl logs`
@@ -176,8 +174,18 @@ class AgentService:
             data_port=self._ports.take() if self._ports is not None else 0,
             health_port=self._ports.take() if self._ports is not None else 0,
         )
+        source = pipeline.source if pipeline is not None else ""
         place = Place(cwd=working_directory(source, Path.is_dir), read_file=read_secret)
-        return prepare(key, assignment, surroundings, place)
+        return await asyncio.to_thread(prepare, key, assignment, surroundings, place)
+
+    async def _meeting_point(self, assignment: Assignment, pipeline: PipelineState | None) -> str | None:
+        """Where containers of its pipeline reach a process, if it may have any here and the advertised address will not do."""
+        docker = self._driver.get("docker")
+        if assignment.driver != "process" or pipeline is None or not isinstance(docker, DockerDriver):
+            return None
+        spec = pipeline.pipeline.spec
+        meets = any((each.driver or spec.driver) == "docker" for _, each in pipeline.pipeline.components())
+        return await docker.gateway(pipeline.name) if meets else None
 
     async def _runs(self, request: api.RunsRequest) -> api.RunsAnswer:
         """What the driver says, not what the journal says."""

@@ -15,6 +15,7 @@ from flowctl.clock import Clock
 from flowctl.errors import JournalUnavailableError
 from flowctl.journal.log import LogLine, Logs
 from flowctl_agent.drivers import Driver, OutputChunk, RunKey
+from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.metrics import AgentMetrics
 
 ROUND_S: Final = 0.1
@@ -29,7 +30,7 @@ log = logging.getLogger("flowctl.agent.tailer")
 class Tailer:
     """Follows all runs of a driver, at most about ``LINES_PER_ROUND / ROUND_S`` lines a second. ``running`` never ends."""
 
-    def __init__(self, *, driver: Driver, logs: Logs, clock: Clock, metrics: AgentMetrics) -> None:
+    def __init__(self, *, driver: Driver | Drivers, logs: Logs, clock: Clock, metrics: AgentMetrics) -> None:
         self._driver = driver
         self._logs = logs
         self._clock = clock

@@ -9,6 +9,7 @@ from flowctl import api
 from flowctl.errors import NotFoundError
 from flowctl.fleet import Fleet, Host, Instance, PipelineState
 from flowctl.ids import InstanceId
+from flowctl.spec.containers import loosened
 from flowctl.spec.model import Component, Kind
 from flowctl.spec.problems import did_you_mean
 from flowctl_orchestrator.lifecycle import desired, is_live, is_present, shortfall
@@ -140,6 +141,7 @@ def _instance_view(
         last_exit=exit_text(exit_) if exit_ is not None else "",
         checkpoint=instance.checkpoint.position if instance.checkpoint is not None else None,
         revision=assignment.revision if assignment is not None else 0,
+        loosened=loosened(component),
     )
 
 

@@ -4,7 +4,7 @@ A driver knows runs, not wishes: it starts what it is told to, says what runs an
 passes the same conformance suite. Only ``drivers/<name>.py`` may import the library of what it drives, and imports it lazily.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import field
 
 from flowctl.ids import InstanceId
+from flowctl.spec.model import Container, Resources
 from flowctl.spec.model import Driver as DriverName
 
 
@@ -31,6 +32,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     The driver puts ``config`` (JSON) where only the program can read it, and adds FLOWCTL_CONFIG_FILE and FLOWCTL_STATE_DIR to
     ``env``. ``secrets`` are texts without line breaks, the longest first, that the driver keeps out of the output that it hands
     on. ``cwd`` None: the instance's state directory.
+
+    The rest is for containers: ``image``; whether ``argv`` replaces the image's own program (``has_program``) or only follows it;
+    ``secret_env``, the variables that hold secrets and are not in ``env``; how it is made (``container``) and limited.
     """
 
     key: RunKey
@@ -41,6 +45,12 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
     cwd: Path | None = None
     stop_timeout_s: float = 30.0
+    driver: DriverName = "process"
+    image: str = ""
+    has_program: bool = True
+    secret_env: dict[str, str] = field(default_factory=dict[str, str])
+    container: Container = Container()
+    resources: Resources | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +58,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     Of an exited one: ``code`` is the exit code, ``signal`` the number of the signal that ended it, both None if nobody saw how it
     ended; ``stopped`` says that the driver was asked to end it; ``failure`` is the sentence that says why the program could not
-    be started at all; ``last_words`` the last lines that it wrote to stderr. Times are Unix nanoseconds by this host.
+    be started at all; ``cause`` what is known of why it ended besides (no memory was left); ``last_words`` the last lines that it
+    wrote to stderr. Times are Unix nanoseconds by this host.
     """
 
     key: RunKey
@@ -59,6 +70,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     stopped: bool = False
     failure: str = ""
+    cause: str = ""
     last_words: list[str] = field(default_factory=list[str])
     started_ns: int = 0
     exited_ns: int = 0
@@ -126,6 +138,14 @@ class Driver(Protocol):
 
     async def forget(self, key: RunKey) -> None:
         """List an exited run no more. Its output stays readable for a while."""
+        ...
+
+    async def tidy(self, pipelines: Collection[str]) -> None:
+        """Remove what the runs of a pipeline shared on this host, except for ``pipelines`` and for those of which a run lives."""
+        ...
+
+    def absence(self) -> str | None:
+        """Why nothing can be started or stopped now, in a sentence; None if it can. Until then the last known is listed."""
         ...
 
     def on_exit(self, listener: Callable[[Run], None]) -> None:

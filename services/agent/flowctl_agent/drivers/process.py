@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Final
 
@@ -146,6 +146,13 @@ class ProcessDriver:
         forgotten = [each for each in run_directories(self._instances, key.instance) if each.forgotten]
         for directory in forgotten[: -self._kept_runs]:
             directory.remove()
+
+    async def tidy(self, pipelines: Collection[str]) -> None:
+        """See ``Driver``: processes share nothing."""
+
+    def absence(self) -> str | None:
+        """See ``Driver``: processes can always be started."""
+        return None
 
     def on_exit(self, listener: Callable[[Run], None]) -> None:
         """See ``Driver``."""

@@ -109,15 +109,15 @@ class RunDirectory:
 
     def launched(self) -> LaunchRecord | None:
         """What was started."""
-        return _read(self.path / "launch.json", LaunchRecord)
+        return read_record(self.path / "launch.json", LaunchRecord)
 
     def running(self) -> RunningRecord | None:
         """Which processes it is."""
-        return _read(self.path / "running.json", RunningRecord)
+        return read_record(self.path / "running.json", RunningRecord)
 
     def exited(self) -> ExitRecord | None:
         """How it ended."""
-        return _read(self.path / "exit.json", ExitRecord)
+        return read_record(self.path / "exit.json", ExitRecord)
 
     @property
     def forgotten(self) -> bool:
@@ -158,7 +158,8 @@ def run_directories(instances: Path, instance: InstanceId | None = None) -> Iter
                 yield RunDirectory(instances, RunKey(of, number))
 
 
-def _read(path: Path, kind: type[T]) -> T | None:
+def read_record(path: Path, kind: type[T]) -> T | None:
+    """What a file says, None if it is absent or torn."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError):

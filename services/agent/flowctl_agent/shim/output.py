@@ -14,16 +14,19 @@ REDACTED = b"***"
 
 
 class Output:
-    """The component's output on disk: ``output-<offset>.log``, the offset counting the bytes written before that file."""
+    """The component's output on disk: ``output-<offset>.log``, the offset counting the bytes written before that file.
 
-    def __init__(self, directory: str, file_bytes: int, files: int) -> None:
+    ``earlier`` are the files that are there already, and ``offset`` the bytes up to their end.
+    """
+
+    def __init__(self, directory: str, file_bytes: int, files: int, earlier: "list[str] | None" = None, offset: int = 0) -> None:
         self._directory = directory
         self._file_bytes = file_bytes
         self._files = files
-        self._segments: list[str] = []
+        self._segments: list[str] = earlier or []
         self._fd = -1
         self._size = 0
-        self._offset = 0
+        self._offset = offset
         self._torn = False
         self._lost = 0
 
@@ -67,6 +70,12 @@ class Output:
         while len(self._segments) > self._files:
             os.unlink(self._segments.pop(0))
 
+    def close(self) -> None:
+        """Write no more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def sync(self) -> None:
         """Let the last words survive a power failure."""
         if self._fd >= 0:
@@ -104,7 +113,7 @@ class Stream:
         head, end, self.partial = data.rpartition(b"\n")
         lines = head.split(b"\n") if end else []
         if len(self.partial) > MAX_LINE_BYTES:
-            *pieces, self.partial = _cut(self.partial)
+            *pieces, self.partial = cut(self.partial)
             lines += pieces
         if self.partial:
             self.partial_until = time.monotonic() + PARTIAL_LINE_S
@@ -129,7 +138,7 @@ class Stream:
         if not lines:
             return
         if max(map(len, lines)) > MAX_LINE_BYTES:
-            lines = [piece for line in lines for piece in _cut(line)]
+            lines = [piece for line in lines for piece in cut(line)]
         prefix = _prefix(self._name)
         text = prefix + (b"\n" + prefix).join(lines) + b"\n"
         if b"\r\n" in text:
@@ -141,7 +150,7 @@ class Stream:
         self._output.write(text)
 
 
-def _cut(line: bytes) -> list[bytes]:
+def cut(line: bytes) -> list[bytes]:
     """Pieces of at most the longest line, cut between characters."""
     pieces: list[bytes] = []
     while len(line) > MAX_LINE_BYTES:
