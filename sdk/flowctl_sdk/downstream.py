@@ -134,7 +134,7 @@ class Edge:
                 session.cancel()
                 moved.cancel()
                 await asyncio.gather(session, moved, return_exceptions=True)
-                self.connected = False
+                self._disconnected()
             if moved.done() and not moved.cancelled():
                 failures = 0
                 continue
@@ -143,6 +143,11 @@ class Edge:
             timer = asyncio.get_running_loop().call_later(delay, self._moved.set)
             await self._moved.wait()
             timer.cancel()
+
+    def _disconnected(self) -> None:
+        """Whoever waits for the last acknowledgement to be said need not wait for it any more: see ``told``."""
+        self.connected = False
+        self._settled.ring()
 
     async def _session(self, address: str) -> None:
         """One stream, from dialling to its end."""
@@ -155,7 +160,7 @@ class Edge:
                     # Written to a stream that was over already: its status says why.
                     pass
                 finally:
-                    self.connected = False
+                    self._disconnected()
                     call.cancel()
                 if call.done() and not call.cancelled():
                     self._explain(await call.code(), await call.details())

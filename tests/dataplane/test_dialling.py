@@ -265,3 +265,28 @@ async def test_leaving_does_not_wait_for_a_deaf_upstream(line: Line, monkeypatch
     await eventually(lambda: line.edge.connected, "the welcome")
     async with asyncio.timeout(5):
         await line.edge.leave()
+
+
+async def test_an_end_that_waits_for_a_last_word_is_told_that_there_is_nobody_to_hear_it():
+    """The upstream has heard it and ended the stream before our write of it returned: nothing more is waited for."""
+    over = asyncio.Event()
+
+    class LastWordUnderWay(Edge):
+        async def _session(self, address: str) -> None:
+            del address
+            self._next_offset, self._done_up_to, self._told_up_to, self.connected = 5, 4, 3, True
+            await over.wait()
+
+    settled = Bell()
+    edge = LastWordUnderWay(peer(InstanceId("p", "k", 0), 1), peer(InstanceId("p", "s", 0), 1), Inbox(), settled)
+    edge.move("127.0.0.1:1", 1)
+    running = asyncio.create_task(edge.run())
+    await eventually(lambda: edge.connected, "a stream")
+    waiting = asyncio.create_task(settled.until(lambda: edge.told))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    over.set()
+    async with asyncio.timeout(5):
+        await waiting
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
