@@ -37,7 +37,8 @@ class Projection:
     """A ``Fleet`` that follows the journal. Share one among the services of a process.
 
     ``unavailable_since_ns`` is the journal's time at which it stopped to answer, None while it does; ``corrupt`` is set for good
-    when it lost entries; ``skipped_total`` counts the listeners' and the fold's own errors, which stop nobody.
+    when it lost entries; ``skipped_total`` counts the listeners' and the fold's own errors, which stop nobody. ``begin_before``
+    is an entry that must be read and not be taken from a snapshot, None if there is no such.
     """
 
     def __init__(self, journal: Journal, *, snapshots: Snapshots | None = None, clock: Clock | None = None) -> None:
@@ -47,6 +48,7 @@ class Projection:
         self.unavailable_since_ns: int | None = None
         self.corrupt: JournalCorruptError | None = None
         self.skipped_total = 0
+        self.begin_before: int | None = None
         self.id = uuid.uuid4().hex
         self._clock: Clock = clock or SystemClock()
         self._listeners: list[Callable[[Entry], None]] = []
@@ -92,7 +94,8 @@ class Projection:
         """
         upto = await self.journal.last_sequence()
         if self._snapshots is not None and upto - self.fleet.seq >= EVERY:
-            self.fleet = await nearest(self.journal, self._snapshots, upto=upto, after=self.fleet.seq) or self.fleet
+            newest = upto if self.begin_before is None else min(upto, self.begin_before - 1)
+            self.fleet = await nearest(self.journal, self._snapshots, upto=newest, after=self.fleet.seq) or self.fleet
         task = asyncio.create_task(self.run(), name="projection")
         try:
             seen = -1

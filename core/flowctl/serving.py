@@ -19,13 +19,15 @@ from flowctl.clock import Clock, SystemClock
 from flowctl.endpoints import Endpoints
 from flowctl.errors import EXIT_DONE, EXIT_FAILED, FlowctlError, JournalUnavailableError
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Store
+from flowctl.journal.log import Entry, Store
 from flowctl.projection import Projection, retrying
+from flowctl.seen import Memory, SeenFile
 from flowctl.settings import Settings
 from flowctl.telemetry.logs import setup_logging
 from flowctl.telemetry.web import WebServer
 
 CONNECT_RETRY_S: Final = 0.5
+STALE_ANSWERS: Final = 3
 STOP_TIMEOUT_S: Final = 30.0
 
 log = logging.getLogger("flowctl.serving")
@@ -70,6 +72,7 @@ class ServiceContext:
         self.metrics = metrics or CollectorRegistry()
         self.endpoints = endpoints
         self.clock: Clock = clock or SystemClock()
+        self.remembering: asyncio.Task[None] | None = None
 
 
 async def connect(settings: Settings) -> JetStreamStore:
@@ -84,7 +87,7 @@ async def connect(settings: Settings) -> JetStreamStore:
         try:
             if not url:
                 raise JournalUnavailableError("no NATS server is named, and none is embedded in the state directory yet")
-            return await JetStreamStore.connect(
+            store = await JetStreamStore.connect(
                 url,
                 name=f"flowctl-{settings.name}",
                 monitor_url=monitor_url or None,
@@ -95,6 +98,20 @@ async def connect(settings: Settings) -> JetStreamStore:
                 log.warning("waiting for the journal: %s", error)
             said = True
             await asyncio.sleep(CONNECT_RETRY_S)
+        else:
+            try:
+                file = SeenFile(settings.state_dir, _server_key(settings, store.connection.shown))
+                seen, last = file.read(), store.seen_sequence
+                for _ in range(STALE_ANSWERS):  # a leader that is being deposed may answer with what it had
+                    if seen is None or last >= seen.seq:
+                        break
+                    await asyncio.sleep(CONNECT_RETRY_S)
+                    last = await store.journal.last_sequence()
+                file.check_end(store.journal.created, last)
+            except BaseException:
+                await store.close()
+                raise
+            return store
 
 
 def _where(settings: Settings) -> tuple[str, str]:
@@ -115,8 +132,12 @@ async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task
     """
     store = await connect(settings)
     try:
+        seen = SeenFile(settings.state_dir, _server_key(settings, store.connection.shown))
         projection = Projection(store.journal, snapshots=store.snapshots)
+        met = _Meeting(seen, projection)
         following = await retrying(projection.start, clock=SystemClock(), what="reading the journal")
+        met.check()
+        memory = Memory(seen, projection, store.journal.created)
     except BaseException:
         await store.close()
         raise
@@ -137,7 +158,39 @@ async def open_context(settings: Settings) -> tuple[ServiceContext, asyncio.Task
             task.add_done_callback(moves.discard)
 
     store.connection.on_reconnect.append(move)
-    return ServiceContext(store=store, projection=projection, endpoints=endpoints), following
+    context = ServiceContext(store=store, projection=projection, endpoints=endpoints)
+    context.remembering = asyncio.create_task(memory.run(), name="seen")
+    return context, following
+
+
+class _Meeting:
+    """Whether the journal is the one that was seen here before: its digest where it was last seen, caught as it is folded."""
+
+    def __init__(self, file: SeenFile, projection: Projection) -> None:
+        self._file, self._projection = file, projection
+        seen = file.read()
+        self._seq = seen.seq if seen is not None else 0
+        self._digest = ""
+        if self._seq:
+            projection.begin_before = self._seq  # a snapshot from later on would not show what was changed before it
+        projection.listen(self._heard)
+
+    def _heard(self, entry: Entry) -> None:
+        if entry.seq == self._seq:
+            self._digest = self._projection.fleet.journal_digest
+
+    def check(self) -> None:
+        """Refuse a journal that was changed. Raises ``JournalCorruptError``."""
+        if self._digest:
+            self._file.check_digest(self._seq, self._digest)
+
+
+def _server_key(settings: Settings, shown: str) -> str:
+    """Which server's journal it is: empty for the one embedded in the state directory, else its address without credentials."""
+    from flowctl.journal.embedded import discover
+
+    embedded = discover(paths.nats_dir(settings.state_dir))
+    return "" if embedded is not None and embedded.url.rpartition("@")[2] == shown.rpartition("//")[2] else shown
 
 
 def digest_of(projection: Projection, service: str, name: str) -> Callable[[api.DigestRequest], Awaitable[api.DigestAnswer]]:
@@ -163,9 +216,11 @@ def digest_of(projection: Projection, service: str, name: str) -> Callable[[api.
 
 async def close_context(context: ServiceContext, following: asyncio.Task[None]) -> None:
     """Undo ``open_context``."""
-    following.cancel()
-    with contextlib.suppress(asyncio.CancelledError, FlowctlError):
-        await following
+    for task in (context.remembering, following):
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, FlowctlError):
+                await task
     await context.store.close()
 
 

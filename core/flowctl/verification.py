@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 from msgspec import field
 
-from flowctl import api
+from flowctl import api, image
 from flowctl.fleet import Fleet
 from flowctl.journal import codec
 from flowctl.journal.audit import Anchor, Audit, Difference
 from flowctl.journal.log import Journal, Record
+from flowctl.journal.snapshots import Snapshot, SnapshotHead, Snapshots
 from flowctl.journal.transfer import Progress, silent
 
 RECHECKS: Final = 5
@@ -50,15 +51,33 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[Difference] = field(default_factory=list[Difference])
 
 
+class State(msgspec.Struct, frozen=True):
+    """What the fold was after an entry: that entry's hash, and the digest of the whole state."""
+
+    entry_hash: str
+    digest: str
+
+
 class Verifier:
-    """Takes every entry once, in order; ``fleet`` is what they say. ``wanted`` are the services' answers to compare with."""
+    """Takes every entry once, in order; ``fleet`` is what they say. ``wanted`` are the services' answers to compare with.
+
+    ``states`` says what the fold was after each of the entries ``keep``.
+    """
 
     def __init__(
-        self, *, anchors: Sequence[Anchor] = (), after: int = 0, digest: str = "", wanted: Iterable[api.DigestAnswer] = ()
+        self,
+        *,
+        anchors: Sequence[Anchor] = (),
+        after: int = 0,
+        digest: str = "",
+        wanted: Iterable[api.DigestAnswer] = (),
+        keep: Iterable[int] = (),
     ) -> None:
         self.audit = Audit(after=after, digest=digest, anchors=tuple(anchors))
         self.fleet = Fleet(seq=after, journal_digest=digest)
         self.compared: list[Compared] = []
+        self.states: dict[int, State] = {}
+        self._kept = frozenset(keep)
         self._wanted: dict[int, list[api.DigestAnswer]] = {}
         for answer in wanted:
             self._wanted.setdefault(answer.seq, []).append(answer)
@@ -67,7 +86,10 @@ class Verifier:
     def add(self, record: Record) -> None:
         """The next entry."""
         self.audit.add(record)
-        self.fleet.fold(codec.decode(record.seq, record.time_ns, record.subject, record.headers, record.data))
+        entry = codec.decode(record.seq, record.time_ns, record.subject, record.headers, record.data)
+        self.fleet.fold(entry)
+        if record.seq in self._kept:
+            self.states[record.seq] = State(entry.hash, self.fleet.digest())
         if record.seq in self._wanted:
             self._compare()
 
@@ -100,6 +122,29 @@ class Verifier:
                 detail = f"host {answer.host} runs {name}, and the journal does not know of it"
                 differences.append(Difference("runs", answer.seq, detail, f"component/{key[0]}", "not running", "running"))
         return differences
+
+    def check_snapshot(self, head: SnapshotHead, snapshot: Snapshot | None) -> None:
+        """Whether a snapshot holds what the entries up to its own say, after all of them were added."""
+        what, state = f"the snapshot at entry {head.seq}", self.states.get(head.seq)
+        if state is None:
+            detail = f"{what} is of an entry that the journal does not have"
+            self._differs(what, Difference("snapshot", head.seq, detail))
+        elif head.entry_hash != state.entry_hash:
+            detail = f"{what} was taken of another entry than the journal has there"
+            self._differs(what, Difference("snapshot", head.seq, detail, "", state.entry_hash, head.entry_hash))
+        elif snapshot is None:
+            self._differs(what, Difference("snapshot", head.seq, f"a part of {what} is gone"))
+        else:
+            try:
+                found = image.restored(snapshot.state()).digest()
+            except ValueError as error:
+                self._differs(what, Difference("snapshot", head.seq, f"{what} is damaged: {error}"))
+                return
+            if found == state.digest:
+                self.compared.append(Compared(what, head.seq, agrees=True))
+            else:
+                detail = f"{what} holds another state than the journal says"
+                self._differs(what, Difference("snapshot", head.seq, detail, "", state.digest, found))
 
     def report(self) -> Report:
         """What was found so far."""
@@ -150,6 +195,19 @@ async def verify_entries(verifier: Verifier, records: AsyncIterator[Record], *, 
         verifier.add(record)
         if record.seq % 1_000 == 0 or record.seq == upto:
             progress("verifying", record.seq, upto)
+
+
+async def compare_snapshots(verifier: Verifier, snapshots: Snapshots, heads: Sequence[SnapshotHead]) -> None:
+    """Compare each of these snapshots with the fold, whose ``keep`` had their sequences.
+
+    Raises:
+        JournalUnavailableError: the server does not answer.
+    """
+    for number, head in enumerate(heads):
+        snapshot = await snapshots.get(head)
+        if snapshot is None and number == 0 and len(heads) > 1:
+            continue  # the oldest go, part by part, when there is no more room
+        verifier.check_snapshot(head, snapshot)
 
 
 async def compare_runs(

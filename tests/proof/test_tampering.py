@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from flowctl.journal.highway import HighwayHash
 from flowctl.journal.log import Record
@@ -26,6 +27,14 @@ def test_tampering_with_an_exported_file_is_found(records: list[Record], kind: s
     for _ in range(8):
         trial = in_a_file(records, kind, rng, audited(records).anchor)
         assert trial.found is not None, (kind, trial.seqs, trial.differences)
+
+
+def test_an_entry_that_nothing_follows_in_its_chain_is_missed_all_the_same(records: list[Record]):
+    """Each entry that is sealed, taken out, with the rest numbered anew: also where no chain breaks, and every seal is moved."""
+    for at in range(ENTRIES - 2):
+        left = records[:at] + [replace(record, seq=record.seq - 1) for record in records[at + 1 :]]
+        differences = audited(left).differences
+        assert any(each.names(records[at].seq) for each in differences), (records[at], differences)
 
 
 async def test_tampering_with_a_stopped_servers_files_is_found(records: list[Record]):

@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from flowctl import api
-from flowctl.errors import EXIT_FAILED, DamagedFileError, UserError
+from flowctl import api, paths
+from flowctl.errors import EXIT_FAILED, DamagedFileError, RefusedError, UserError
 from flowctl.journal.audit import Anchor, Difference
-from flowctl.verification import Report, Verifier, compare_runs, verify_entries
+from flowctl.journal.blocks import StoredRecord, created, journal_dir, read_blocks
+from flowctl.seen import SeenFile
+from flowctl.snapshotting import schema
+from flowctl.verification import Report, Verifier, compare_runs, compare_snapshots, verify_entries
 from flowctl_cli import plane
 from flowctl_cli.bundles import opened_bundle
 from flowctl_cli.progress import ProgressLine
@@ -28,6 +31,7 @@ SHOWN = 50
     "flowctl verify --json | jq .anchor",
     "flowctl verify --anchor 18231:5f0c…",
     "flowctl verify journal.zip",
+    "flowctl verify --offline --state-dir /var/lib/flowctl",
 )
 def verify(
     session: Session,
@@ -39,17 +43,27 @@ def verify(
         list[str] | None,
         typer.Option("--anchor", metavar="SEQ:DIGEST", help="What an earlier verification printed; repeatable."),
     ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Read the files of the state directory's stopped server, without starting it.")
+    ] = False,
     json: JsonOption = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Prove that everything is as the journal says, and that the journal is what was written. Exits with 1 if anything differs.
 
     Checks every entry's place, hash chain and seal; rebuilds all state from nothing and compares it with the live state of each
-    service and with what the drivers run. Keep the anchor that it prints where nobody who can write the journal can write: only
-    an anchor shows that the end was cut off or that everything since some entry was rewritten.
+    service, with every snapshot and with what the drivers run. Keep the anchor that it prints where nobody who can write the
+    journal can write: only an anchor shows that the end was cut off or that everything since some entry was rewritten.
     """
     anchors = [_anchor(text) for text in anchor or []]
-    report = _file(file, anchors) if file is not None else run(_live(session, anchors, timeout_s=timeout))
+    if file is not None and offline:
+        raise UserError("a FILE and --offline are two journals")
+    if file is not None:
+        report = _file(file, anchors)
+    elif offline:
+        report = _offline(session, anchors)
+    else:
+        report = run(_live(session, anchors, timeout_s=timeout))
     if json:
         print_json(report)
     else:
@@ -86,6 +100,33 @@ def _file(file: Path, anchors: list[Anchor]) -> Report:
     return verifier.report()
 
 
+def _offline(session: Session, anchors: list[Anchor]) -> Report:
+    if session.nats:
+        raise UserError("--offline reads files of this host, and --nats names a server", hint="leave one of them out")
+    if plane.nats_url(session):
+        raise RefusedError("the server of the state directory runs", hint="stop it first, or leave --offline out")
+    directory = journal_dir(paths.nats_dir(session.state_dir))
+    seen = SeenFile(session.state_dir).read()  # what the services saw last is an anchor too
+    if seen is not None and seen.seq:
+        anchors = [*anchors, Anchor(seen.seq, seen.digest)]
+    progress, verifier = ProgressLine(), Verifier(anchors=anchors)
+    try:
+        for found in read_blocks(directory):
+            if isinstance(found, StoredRecord):
+                verifier.add(found.record)
+                if found.record.seq % 1_000 == 0:
+                    progress("verifying", found.record.seq, 0)
+            else:
+                verifier.audit.report(found)
+    finally:
+        progress.clear()
+    verifier.finish(last_seen=seen.seq if seen is not None else 0)
+    if seen is not None and seen.created != created(directory):
+        detail = "the journal is another one than the one that was seen in this state directory"
+        verifier.audit.report(Difference("end", 0, detail, "", seen.created, created(directory)))
+    return verifier.report()
+
+
 async def _live(session: Session, anchors: list[Anchor], *, timeout_s: float) -> Report:
     progress = ProgressLine()
     async with plane.opened(session, timeout_s=timeout_s, offline=True) as control:
@@ -93,11 +134,14 @@ async def _live(session: Session, anchors: list[Anchor], *, timeout_s: float) ->
         answers = await asyncio.gather(
             *(control.ask_everybody(service, "digest", api.DigestRequest(), api.DigestAnswer) for service in SERVICES)
         )
+        heads = await control.store.snapshots.heads(schema())
         last = await journal.last_sequence()
-        verifier = Verifier(anchors=anchors, wanted=[answer for each in answers for answer in each])
+        wanted = [answer for each in answers for answer in each]
+        verifier = Verifier(anchors=anchors, wanted=wanted, keep=[head.seq for head in heads])
         try:
             await verify_entries(verifier, journal.records(upto=last), upto=last, progress=progress)
             verifier.finish(last_seen=last)
+            await compare_snapshots(verifier, control.store.snapshots, heads)
 
             async def runs() -> list[api.RunsAnswer]:
                 return await control.ask_everybody(api.AGENT, "runs", api.RunsRequest(), api.RunsAnswer)

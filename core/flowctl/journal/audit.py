@@ -194,8 +194,12 @@ class Audit:
         if event.upto <= self._begin:
             return
         if not 0 <= back < len(self._recent):
-            detail = f"the seal {record.seq} speaks of entry {event.upto}, which does not lie shortly before it"
-            self.report(Difference("seal", record.seq, detail, "seal/journal", "", str(event.upto)))
+            first = self.sealed_upto + 1
+            detail = (
+                f"the seal {record.seq} speaks of entry {event.upto}, which does not lie shortly before it:"
+                f" one of entries {first} to {record.seq} was removed, or the seal was changed or moved"
+            )
+            self.report(Difference("seal", record.seq, detail, "seal/journal", "", str(event.upto), first, record.seq))
             return
         found = self._recent[-1 - back]
         if found != event.digest:

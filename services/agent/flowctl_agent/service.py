@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from flowctl import __version__, api
+from flowctl import __version__, api, paths
 from flowctl.errors import RefusedError, UserError
 from flowctl.fleet import Assignment, PipelineState
 from flowctl.ids import InstanceId
@@ -22,6 +22,7 @@ from flowctl.settings import AgentSettings
 from flowctl_agent.drivers import Driver, Launch, RunKey
 from flowctl_agent.drivers.docker import DockerDriver
 from flowctl_agent.drivers.offered import offered
+from flowctl_agent.drivers.rundir import living
 from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.environment import Place, Surroundings, bind_host, prepare, working_directory
 from flowctl_agent.metrics import AgentMetrics
@@ -188,13 +189,16 @@ class AgentService:
         return await docker.gateway(pipeline.name) if meets else None
 
     async def _runs(self, request: api.RunsRequest) -> api.RunsAnswer:
-        """What the driver says, not what the journal says."""
+        """What the driver says and what is on the disk besides, not what the journal says."""
         del request
         seq = self._context.projection.fleet.seq
+        listed = await self._driver.list()
+        found = {run.key: run.handle for run in listed if run.live}
+        known = {run.key for run in listed}
+        found |= {key: pid for key, pid in living(paths.instances_dir(self._settings.state_dir)).items() if key not in known}
         runs = [
-            api.RunView(instance=str(run.key.instance), incarnation=run.key.incarnation, handle=run.handle)
-            for run in await self._driver.list()
-            if run.live
+            api.RunView(instance=str(key.instance), incarnation=key.incarnation, handle=handle)
+            for key, handle in sorted(found.items())
         ]
         return api.RunsAnswer(host=self._settings.name, seq=seq, runs=runs)
 

@@ -158,6 +158,16 @@ def run_directories(instances: Path, instance: InstanceId | None = None) -> Iter
                 yield RunDirectory(instances, RunKey(of, number))
 
 
+def living(instances: Path) -> dict[RunKey, str]:
+    """The runs whose shims live now, whoever started them, with the pid of each ("" while it is only beginning)."""
+    found: dict[RunKey, str] = {}
+    for directory in run_directories(instances):
+        if directory.alive():
+            record = directory.running()
+            found[directory.key] = str(record.pid) if record is not None else ""
+    return found
+
+
 def read_record(path: Path, kind: type[T]) -> T | None:
     """What a file says, None if it is absent or torn."""
     try:
