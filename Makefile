@@ -18,6 +18,8 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup
 	@$(BIN)/python examples/quickstart/demo.py
 
+# Two at a time, each file's tests by one: much of their time is waiting for real servers.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 test: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
 
