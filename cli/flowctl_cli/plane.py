@@ -115,7 +115,7 @@ ATTEMPT_S: Final = 3.0
 AGAIN_S: Final = 0.2
 ABSENT_S: Final = 1.0
 """So long a service may have nobody who answers: its last replica may be on its way back."""
-REPLICAS_S: Final = 0.5
+REPLICAS_S: Final = 1.0
 
 
 def signed(request: api.Request) -> api.Request:

