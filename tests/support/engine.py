@@ -171,7 +171,8 @@ def _commands() -> Iterator[bytes]:
 def build_python(url: str) -> None:
     """Import the image, unless the engine has it: this interpreter, the SDK and the ready-made components, and little else.
 
-    ``sys.executable`` is a link to its interpreter, so that a command that runs here runs there.
+    ``sys.executable`` is a link to its interpreter, under each of the names that it has in its directory, so that a command that
+    runs here runs there.
     """
     with contextlib.closing(client(url)) as api:
         if api.images(PYTHON_IMAGE):
@@ -194,7 +195,8 @@ def _pack(packed: tarfile.TarFile) -> None:
     _file(packed, names, real, f"{HOME}/bin/{version}")
     for name in ("python3", "python"):
         _link(packed, names, f"{HOME}/bin/{name}", version)
-    _link(packed, names, sys.executable, f"{HOME}/bin/{version}")
+    for name in (sys.executable, *(str(Path(sys.executable).parent / name) for name in ("python3", "python"))):
+        _link(packed, names, name, f"{HOME}/bin/{version}")
     for path in sorted((base / "lib" / version).rglob("*")):
         relative = path.relative_to(base / "lib" / version)
         if path.is_file() and relative.parts[0] != "site-packages" and not _LEFT_OUT.search(str(relative)):
