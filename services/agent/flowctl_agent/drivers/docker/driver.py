@@ -91,6 +91,7 @@ class DockerDriver:
         self._starting: set[RunKey] = set()
         self._short_lived: set[RunKey] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
         self._exit_listeners: list[Callable[[Run], None]] = []
         self._output_listeners: list[Callable[[RunKey], None]] = []
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
@@ -124,7 +125,8 @@ class DockerDriver:
             await self._connection.connect(recipe.owned(self._owner))
 
     async def close(self) -> None:
-        """See ``Driver``."""
+        """See ``Driver``. What ends from now on is left to whoever opens the next one."""
+        self._closing = True
         for live in self._live.values():
             if live.follower is not None:
                 live.follower.stop()
@@ -314,12 +316,17 @@ class DockerDriver:
         live = self._live.get(key) if key is not None else None
         if key is None or live is None or (live.container and live.container != event.container):
             return
+        if not live.container:  # it ends while it is still being looked for
+            live.container = event.container
+            live.run = msgspec.structs.replace(live.run, handle=event.container[:12])
         if event.action == "oom":
             live.oom = True
         else:
             self._bury_soon(key)
 
     def _bury_soon(self, key: RunKey) -> None:
+        if self._closing:
+            return
         task = asyncio.create_task(self._bury(key), name=f"exit-{key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
