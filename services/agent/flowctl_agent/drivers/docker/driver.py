@@ -22,6 +22,7 @@ from flowctl_agent.drivers import Launch, OutputChunk, Run, RunKey, segments
 from flowctl_agent.drivers.docker import recipe, starting
 from flowctl_agent.drivers.docker.connection import Connection
 from flowctl_agent.drivers.docker.engine import Container, EngineAwayError, Event
+from flowctl_agent.drivers.docker.live import Live
 from flowctl_agent.drivers.docker.networks import Networks
 from flowctl_agent.drivers.docker.output import Follower
 from flowctl_agent.drivers.docker.recipe import Ending
@@ -49,19 +50,6 @@ _OVER: Final = ("exited", "dead", "removing")
 log = logging.getLogger("flowctl.agent.docker")
 
 
-class _Live(msgspec.Struct):
-    """A run that lives, as far as is known. ``container`` is empty until the engine has shown it."""
-
-    run: Run
-    began: ContainerRecord
-    ended: asyncio.Event
-    container: str = ""
-    follower: Follower | None = None
-    drained: asyncio.Event | None = None
-    oom: bool = False
-    burying: bool = False
-
-
 class DockerDriver:
     """See ``Driver``. ``url`` empty: what ``DOCKER_HOST`` says, or the usual socket."""
 
@@ -86,7 +74,7 @@ class DockerDriver:
         self._log_files = log_files
         self._kept_runs = kept_runs
         self._owner = ""
-        self._live: dict[RunKey, _Live] = {}
+        self._live: dict[RunKey, Live] = {}
         self._exited: dict[RunKey, Run] = {}
         self._starting: set[RunKey] = set()
         self._short_lived: set[RunKey] = set()
@@ -120,7 +108,7 @@ class DockerDriver:
             if ended is not None:
                 self._exited[run.key] = ended_run(run, ended)
             else:
-                self._live[run.key] = _Live(run, began, asyncio.Event())
+                self._live[run.key] = Live(run, began, asyncio.Event())
         if self._live:
             await self._connection.connect(recipe.owned(self._owner))
 
@@ -160,7 +148,7 @@ class DockerDriver:
                 return self._not_begun(launch, directory, began)
             run = run_of(key, directory.began() or ContainerRecord.of(launch), began.id[:12])
             run = msgspec.structs.replace(run, started_ns=recipe.time_ns(began.started))
-            live = _Live(run, ContainerRecord.of(launch), asyncio.Event(), container=began.id)
+            live = Live(run, ContainerRecord.of(launch), asyncio.Event(), container=began.id)
             self._live[key] = live
             self._follow(live)
             if began.state in _OVER or key in self._short_lived:
@@ -298,7 +286,7 @@ class DockerDriver:
             return
         if live is None:  # its directory is gone, or says that it is over: the container is what counts
             began = directory.began() or ContainerRecord(assignment=0, argv=[], image="", stop_timeout_s=30.0)
-            live = self._live[key] = _Live(run_of(key, began), began, asyncio.Event())
+            live = self._live[key] = Live(run_of(key, began), began, asyncio.Event())
         started_ns = recipe.time_ns(container.started)
         live.container = container.id
         live.run = msgspec.structs.replace(live.run, handle=container.id[:12], started_ns=started_ns)
@@ -368,7 +356,7 @@ class DockerDriver:
             for task in late:
                 task.cancel()
 
-    async def _post_mortem(self, key: RunKey, live: _Live) -> "tuple[Ending, list[str]]":
+    async def _post_mortem(self, key: RunKey, live: Live) -> "tuple[Ending, list[str]]":
         directory = ContainerDirectory(self._root, key)
         found: Container | None = None
         if live.container:
@@ -380,7 +368,7 @@ class DockerDriver:
         ending = recipe.ending_of(found, live.began.argv, live.began.image, words, oom=live.oom)
         return recipe.asked_to_end(ending) if directory.stopping else ending, words
 
-    def _follow(self, live: _Live) -> None:
+    def _follow(self, live: Live) -> None:
         """Follow the output, if nobody does."""
         if live.drained is not None and not live.drained.is_set():
             return

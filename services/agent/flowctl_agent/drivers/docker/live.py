@@ -1,0 +1,22 @@
+"""A container that lives, as the driver knows it."""
+
+import asyncio
+
+import msgspec
+
+from flowctl_agent.drivers import Run
+from flowctl_agent.drivers.docker.output import Follower
+from flowctl_agent.drivers.docker.records import ContainerRecord
+
+
+class Live(msgspec.Struct):
+    """A run that lives, as far as is known. ``container`` is empty until the engine has shown it."""
+
+    run: Run
+    began: ContainerRecord
+    ended: asyncio.Event
+    container: str = ""
+    follower: Follower | None = None
+    drained: asyncio.Event | None = None
+    oom: bool = False
+    burying: bool = False
