@@ -304,7 +304,7 @@ async def test_an_agent_whose_name_is_taken_gives_up(world: AgentWorld):
 async def test_an_agent_that_cannot_beat_any_more_ends(store: Store, state_dir: Path, monkeypatch: pytest.MonkeyPatch):
     """A part of it that ends must not go unnoticed: the host would be lost while its programs run."""
 
-    async def broken(_: object) -> None:
+    async def broken(_: object, **_within: float) -> None:
         raise ZeroDivisionError
 
     async with agent(store, state_dir, host_heartbeat_s=0.05) as world:

@@ -1,10 +1,12 @@
 """The connection always finds back: whatever the client does, and without keeping the server from coming back."""
 
 import asyncio
+import gc
 import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flowctl import api
@@ -20,6 +22,14 @@ from support.polling import eventually
 async def _pong(request: api.InfoRequest) -> api.Done:
     del request
     return api.Done(seq=7)
+
+
+def _is_over(process: psutil.Process) -> bool:
+    """Whether nothing of it is left, its sockets neither; it may wait to be reaped."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize("how", ["its attempts end without a word", "an attempt waits for ever"])
@@ -93,12 +103,57 @@ async def test_a_restart_under_clients_keeps_the_port(monkeypatch: pytest.Monkey
             await ensure(ports_may_change=ports_may_change)
 
         monkeypatch.setattr(server, "_ensure", wait_and_ensure)
-        os.kill(server.pid, signal.SIGKILL)
+        killed = psutil.Process(server.pid)
+        os.kill(killed.pid, signal.SIGKILL)
         await eventually(lambda: not store.connected, "the loss is seen")
+        await eventually(lambda: _is_over(killed), "the port is free")
         squatter = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
         taken.set()
         await eventually(lambda: "address already in use" in server.log_path.read_text(), "a start in vain")
         squatter.close()
         await eventually(lambda: store.connected, "the way back", timeout_s=20)
         assert int(server.url.rpartition(":")[2]) == port
+        await store.close()
+
+
+async def test_a_server_that_is_held_up_is_left_sooner_than_a_host_may_be_missed():
+    """It takes bytes and says nothing: within five seconds, the shortest patience with hosts, another is found."""
+    async with nats_server() as one, nats_server() as other:
+        held = connection.Connection(f"{one.url},{other.url}", name="test", connect_timeout_s=5, request_timeout_s=5)
+        await held.open()
+        pids = {int(server.url.rpartition(":")[2]): server.pid for server in (one, other)}
+        first = held.server_info["port"]
+        os.kill(pids[first], signal.SIGSTOP)
+        try:
+            await eventually(lambda: held.connected and held.server_info["port"] != first, "the other server", timeout_s=4.5)
+        finally:
+            os.kill(pids[first], signal.SIGCONT)
+        await held.close()
+
+
+async def test_attempts_that_come_half_way_leave_no_sockets():
+    """A server that takes connections and says nothing sensible costs no more sockets the longer it does so."""
+    said = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal said
+        del reader
+        said += 1
+        writer.write(b"no NATS here\r\n")
+        writer.close()
+
+    async with nats_server() as server:
+        store = await connect(server)
+        port = int(server.url.rpartition(":")[2])
+        await server.stop(adopted=True)
+        mine = psutil.Process()
+        gc.disable()
+        try:
+            async with await asyncio.start_server(hang_up, "127.0.0.1", port):
+                await eventually(lambda: said >= 3, "attempts")
+                before = mine.num_fds()
+                await eventually(lambda: said >= 23, "more attempts", timeout_s=20)
+                assert mine.num_fds() <= before + 3
+        finally:
+            gc.enable()
         await store.close()

@@ -379,8 +379,9 @@ class LineHeartbeats:
         self._line = line
         self._disk = line.disk
 
-    async def publish(self, beats: Sequence[Beat]) -> None:
-        """See ``Heartbeats``. What is tried again is stored twice."""
+    async def publish(self, beats: Sequence[Beat], *, timeout_s: float | None = None) -> None:
+        """See ``Heartbeats``. What is tried again is stored twice; how long that takes is the weather's."""
+        del timeout_s
         disk = self._disk
 
         def store() -> None:

@@ -266,8 +266,8 @@ class Journal(Protocol):
 class Heartbeats(Protocol):
     """The signs of life: many, small, kept for hours."""
 
-    async def publish(self, beats: Sequence[Beat]) -> None:
-        """Store all of them.
+    async def publish(self, beats: Sequence[Beat], *, timeout_s: float | None = None) -> None:
+        """Store all of them, within ``timeout_s`` if that is shorter than a request may take anyway.
 
         Raises:
             JournalUnavailableError: some may not have been stored.

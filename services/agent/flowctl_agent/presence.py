@@ -133,7 +133,10 @@ class Presence:
     async def _beat(self) -> None:
         while True:
             try:
-                await self._heartbeats.publish([HostBeat(self._host, self._joined.agent, self._count())])
+                # One that is not taken in time is given up for the next: waiting for a stream without a leader must not
+                # be the silence that loses the host as soon as others are heard again.
+                beat = HostBeat(self._host, self._joined.agent, self._count())
+                await self._heartbeats.publish([beat], timeout_s=self._interval_s)
                 host = self._projection.fleet.hosts.get(self._host)
                 if host is not None and host.status == "up" and host.joined.agent != self._joined.agent:
                     self._give_up()  # it joined before this agent listened

@@ -10,15 +10,21 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from nats import errors as nats_errors
+from nats.aio.client import Server
 from nats.aio.msg import Msg
 
 from flowctl.errors import InvalidSettingError, JournalError, JournalUnavailableError
+from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
 from flowctl.journal.jetstream.client import PatientClient
 
 _log = logging.getLogger(__name__)
 
-PING_INTERVAL_S: Final = 5
+PING_INTERVAL_S: Final = 1
+MAX_PINGS: Final = 2
+"""A server that answers none of two pings is left for another one: 2 to 3 s, as a host may be missed after 5 s."""
 RECONNECT_WAIT_S: Final = 0.1
+ATTEMPT_S: Final = 2
+"""A server that is held up takes connections and greets nobody; so long it is waited for before another one is tried."""
 MAX_REOPEN_WAIT_S: Final = 5.0
 STUCK_AFTER_S: Final = 10.0
 SUPERVISE_S: Final = 1.0
@@ -28,25 +34,6 @@ NO_RESPONDERS: Final = "503"
 _NO_ADDRESS: Final = ("connect url", "mixing of")
 
 T = TypeVar("T")
-
-
-class ApiError(JournalError):
-    """The JetStream API refused a request. ``code`` is the HTTP-like status, ``err_code`` the server's own (10071)."""
-
-    def __init__(self, code: int, err_code: int, description: str) -> None:
-        super().__init__(f"{description} ({err_code})")
-        self.code = code
-        self.err_code = err_code
-
-
-class _ErrorBody(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _ErrorReply(msgspec.Struct):
-    error: _ErrorBody | None = None
 
 
 class Connection:
@@ -69,6 +56,8 @@ class Connection:
         self._closing = False
         self._refused = asyncio.Event()
         self._last_error = ""
+        self._at = ""
+        self._left: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what callers see --------------------------------------------------------------------------------------------------
@@ -253,7 +242,9 @@ class Connection:
                 connect_timeout=max(1, int(self.connect_timeout_s)),
                 reconnect_time_wait=RECONNECT_WAIT_S,
                 max_reconnect_attempts=-1,
+                reconnect_to_server_handler=self._next_server,
                 ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=MAX_PINGS,
                 inbox_prefix=f"{self.inbox}.r",
             )
         )
@@ -264,6 +255,8 @@ class Connection:
                 raise self.unavailable()
             connecting.result()
             client.options["allow_reconnect"] = True
+            client.options["connect_timeout"] = ATTEMPT_S
+            self._at = client._current_server.uri.netloc  # nats-py has a public name for it only while it is connected
             await client.subscribe(f"{self.inbox}.*", cb=self._on_reply)
         except BaseException:
             connecting.cancel()
@@ -274,6 +267,14 @@ class Connection:
         finally:
             refused.cancel()
         return client
+
+    def _next_server(self, pool: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+        """Which server to try next, and after how many seconds: the one that was left or failed longest ago."""
+        del info
+        self._left[self._at] = next(self._tokens)
+        chosen = min(pool, key=lambda server: self._left.get(server.uri.netloc, 0))
+        self._at = chosen.uri.netloc
+        return chosen, RECONNECT_WAIT_S if chosen.reconnects else 0
 
     async def _on_reply(self, message: Msg) -> None:
         future = self._replies.get(message.subject.rpartition(".")[2])
@@ -381,18 +382,6 @@ def reply_data(message: Msg, connection: Connection) -> bytes:
     if message.headers and message.headers.get("Status") == NO_RESPONDERS:
         raise connection.unavailable("nobody listens there (no JetStream, or no leader)")
     return message.data
-
-
-def decode_reply(data: bytes, reply_type: type[T]) -> T:
-    """A reply of the JetStream API.
-
-    Raises:
-        ApiError: it is an error.
-    """
-    error = msgspec.json.decode(data, type=_ErrorReply).error
-    if error is not None:
-        raise ApiError(error.code, error.err_code, error.description)
-    return msgspec.json.decode(data, type=reply_type)
 
 
 def _without_credentials(url: str) -> str:

@@ -9,7 +9,8 @@ from nats.aio.msg import Msg
 
 from flowctl.journal import beats as beats_coding
 from flowctl.journal import subjects
-from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply, reply_data
+from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
+from flowctl.journal.jetstream.connection import Connection, reply_data
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import stream_info
 from flowctl.journal.log import Beat, StoredBeat, Subjects
@@ -23,10 +24,10 @@ class JetStreamHeartbeats:
         self._observe = observe
         self.unreadable = 0
 
-    async def publish(self, beats: Sequence[Beat]) -> None:
+    async def publish(self, beats: Sequence[Beat], *, timeout_s: float | None = None) -> None:
         """See ``Heartbeats``."""
         pending = [await self._connection.send(subjects.beat_subject(beat), beats_coding.encode(beat)) for beat in beats]
-        await acknowledged(self._connection, pending)
+        await acknowledged(self._connection, pending, timeout_s)
 
     async def read(self, *, after: int = 0, since_ns: int = 0, subject: Subjects = None) -> AsyncIterator[StoredBeat]:
         """See ``Heartbeats``."""
@@ -64,15 +65,17 @@ class _Ack(msgspec.Struct):
     seq: int = 0
 
 
-async def acknowledged(connection: Connection, pending: Sequence[asyncio.Future[Msg]]) -> None:
-    """Wait until all of these publishes are acknowledged.
+async def acknowledged(connection: Connection, pending: Sequence[asyncio.Future[Msg]], timeout_s: float | None = None) -> None:
+    """Wait until all of these publishes are acknowledged, at most as long as a request may take.
 
     Raises:
         JournalUnavailableError: some are not.
     """
     if not pending:
         return
-    messages = await connection.within(asyncio.gather(*pending))
+    messages = await connection.within(
+        asyncio.gather(*pending), None if timeout_s is None else min(timeout_s, connection.request_timeout_s)
+    )
     for message in messages:
         try:
             decode_reply(reply_data(message, connection), _Ack)

@@ -8,7 +8,8 @@ import msgspec
 
 from flowctl.errors import DeadLettersFullError, LetterTooLargeError, NotFoundError
 from flowctl.journal import letters, subjects
-from flowctl.journal.jetstream.connection import ApiError, Connection, decode_reply
+from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
+from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.messages import get_message
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter

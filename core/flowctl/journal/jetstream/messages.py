@@ -7,8 +7,9 @@ from typing import Final
 
 import msgspec
 
+from flowctl.journal.jetstream.api_reply import ApiError
 from flowctl.journal.jetstream.client import parse_header_lines
-from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.jetstream.connection import Connection
 
 MESSAGE_NOT_FOUND: Final = 10037
 

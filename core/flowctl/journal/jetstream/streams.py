@@ -6,7 +6,8 @@ import msgspec
 
 from flowctl.errors import JournalCorruptError, JournalMisconfiguredError
 from flowctl.journal import subjects
-from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.snapshots import ROOM_BYTES
 
 DEDUP_WINDOW_S: Final = 120

@@ -14,7 +14,8 @@ from nats import errors as nats_errors
 from nats.aio.msg import Msg
 
 from flowctl.journal import codec, subjects
-from flowctl.journal.jetstream.connection import ApiError, Connection
+from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.reader import CONSUMER_NOT_FOUND
 from flowctl.journal.log import Entry
 from flowctl.journal.subscriptions import ACK_WAIT_S, Subscribed
