@@ -5,15 +5,18 @@ The sinks count (``programs/tally.py``), ``/proc`` says what the processes used.
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowctl.journal.server_process import find_program
+from flowctl_sdk.serve import transport_settings
 from harness import PROGRAMS, cpu_s, flowctl, free_port, instances, pss_mb
 
 START_TIMEOUT_S = 60.0
@@ -90,18 +93,25 @@ def run_flowctl(state: Path, shape: Shape, *, warm_up_s: float, seconds: float) 
 
 def run_plain(*, size: int, events: int, warm_up_s: float, seconds: float) -> Sample:
     """Run three processes over plain gRPC with so many events in a message."""
+    with tempfile.TemporaryDirectory(prefix="flowctl-bench-") as directory:
+        tally = Path(directory) / "sink.0.tally"
+        with plain(["--size", str(size), "--events", str(events)], ["--tally", str(tally)]) as running:
+            until_counting(Path(directory), 1)
+            return measure(Path(directory), running, warm_up_s=warm_up_s, seconds=seconds)
+
+
+@contextlib.contextmanager
+def plain(source_words: list[str], sink_words: list[str]) -> Generator[dict[str, int]]:
+    """Three processes over plain gRPC, with the transport settings of flowctl's components; their pids."""
     program = str(PROGRAMS / "plain.py")
-    sizes = ["--size", str(size), "--events", str(events)]
-    with tempfile.TemporaryDirectory(prefix="flowctl-bench-") as directory, contextlib.ExitStack() as stack:
-        source = stack.enter_context(process([sys.executable, program, "source", *sizes]))
+    settings = {**os.environ, **transport_settings(version("grpcio"))}
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(process([sys.executable, program, "source", *source_words], env=settings))
         address = f"127.0.0.1:{first_line(source)}"
-        processor = stack.enter_context(process([sys.executable, program, "processor", "--upstream", address]))
+        processor = stack.enter_context(process([sys.executable, program, "processor", "--upstream", address], env=settings))
         address = f"127.0.0.1:{first_line(processor)}"
-        tally = str(Path(directory) / "sink.0.tally")
-        sink = stack.enter_context(process([sys.executable, program, "sink", "--upstream", address, "--tally", tally]))
-        until_counting(Path(directory), 1)
-        running = {"source": source.pid, "processor": processor.pid, "sink": sink.pid}
-        return measure(Path(directory), running, warm_up_s=warm_up_s, seconds=seconds)
+        sink = stack.enter_context(process([sys.executable, program, "sink", "--upstream", address, *sink_words], env=settings))
+        yield {"source": source.pid, "processor": processor.pid, "sink": sink.pid}
 
 
 def run_broker(*, storage: str, synced: bool, size: int, events: int, warm_up_s: float, seconds: float) -> Sample:
@@ -165,9 +175,9 @@ def until_counting(tallies: Path, sinks: int, explain: Callable[[], str] = str) 
 
 
 @contextlib.contextmanager
-def process(argv: list[str]) -> Generator[subprocess.Popen[str]]:
+def process(argv: list[str], env: dict[str, str] | None = None) -> Generator[subprocess.Popen[str]]:
     """A process that is ended afterwards."""
-    started = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    started = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
     try:
         yield started
     finally:

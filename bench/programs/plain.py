@@ -2,18 +2,22 @@
 
 The same columns, the same author's function for each event and the same direction of dialling as flowctl's, and nothing else:
 no acks, no credit, no resending, no registry. ``source`` and ``processor`` print the port that they serve. ``--events`` is the
-number of events in a message.
+number of events in a message. With ``--every-ms`` the source is idle between single events that begin with the moment at which
+they were made (CLOCK_MONOTONIC), and the sink writes how old each is (four bytes of microseconds) to ``--ages``: what two hops
+over gRPC take at least.
 """
 
 import argparse
 import asyncio
 import time
+from array import array
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import grpc.aio
+import uvloop
 from tally import Tally
 
 from flowctl.data.v1.data_pb2 import Batch
@@ -47,6 +51,16 @@ async def batches(size: int, events: int) -> AsyncGenerator[bytes]:
             yield batch.SerializeToString()
             position += events
             gathered = []
+
+
+async def singles(size: int, every_ms: float) -> AsyncGenerator[bytes]:
+    """One event a message, now and then."""
+    position = 0
+    while True:
+        await asyncio.sleep(every_ms / 1_000)
+        payload = time.monotonic_ns().to_bytes(8, "little").ljust(size, b"x")
+        yield Batch(payloads=[payload], times=[time.time_ns()], positions=[position], origins=["source.0"]).SerializeToString()
+        position += 1
 
 
 async def processed(address: str) -> AsyncGenerator[bytes]:
@@ -93,21 +107,33 @@ async def count(address: str, path: Path) -> None:
         tally.add(len(events), sum(len(event.payload) for event in events))
 
 
+async def age(address: str, path: Path) -> None:
+    """The sink that writes how old each event is."""
+    with path.open("ab", buffering=0) as file:
+        async for raw in received(address):
+            now = time.monotonic_ns()
+            events = map(Event, (batch := Batch.FromString(raw)).payloads, batch.times, batch.positions)
+            file.write(array("I", ((now - int.from_bytes(event.payload[:8], "little")) // 1_000 for event in events)).tobytes())
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["source", "processor", "sink"])
     parser.add_argument("--upstream")
     parser.add_argument("--size", type=int, default=200)
     parser.add_argument("--events", type=int, default=512)
+    parser.add_argument("--every-ms", type=float)
     parser.add_argument("--tally", type=Path)
+    parser.add_argument("--ages", type=Path)
     chosen = parser.parse_args()
     match chosen.role:
         case "source":
-            await serve(lambda: batches(chosen.size, chosen.events))
+            size, every_ms = chosen.size, chosen.every_ms
+            await serve(lambda: singles(size, every_ms) if every_ms else batches(size, chosen.events))
         case "processor":
             await serve(lambda: processed(chosen.upstream))
         case _:
-            await count(chosen.upstream, chosen.tally)
+            await (age(chosen.upstream, chosen.ages) if chosen.ages else count(chosen.upstream, chosen.tally))
 
 
-asyncio.run(main())
+uvloop.run(main())
