@@ -15,6 +15,7 @@ import msgspec
 
 from flowctl import __version__, api, paths
 from flowctl.api import Info, InfoRequest, StatusView
+from flowctl.api_notify import RoutesAnswer, RoutesRequest
 from flowctl.errors import FlowctlError
 from flowctl_cli import plane, questions, server_record
 from flowctl_cli.plane import Plane
@@ -140,7 +141,8 @@ async def _control_plane(session: Session, *, timeout_s: float) -> AsyncIterator
             hint = error.hint or "is the NATS server running?"
             yield Finding(check="connection", level="wrong", detail=error.message, hint=hint)
             return
-        for found in await asyncio.gather(*(_service(control, service, last) for service in SERVICES)):
+        asked = (*(_service(control, service, last) for service in SERVICES), _notifiers(control, last))
+        for found in await asyncio.gather(*asked):
             for finding in found:
                 yield finding
         try:
@@ -199,6 +201,25 @@ async def _service(control: Plane, service: str, last: int) -> list[Finding]:
     except FlowctlError as error:
         return [Finding(check=service, level="wrong", detail=error.message, hint=error.hint or "its log says more")]
     return [_replica(service, info, last) for info in infos]
+
+
+async def _notifiers(control: Plane, last: int) -> list[Finding]:
+    """The notifiers, if there are any, and whose routes do not get through."""
+    try:
+        infos = await control.infos(api.NOTIFY)
+        answers = await control.ask_everybody(api.NOTIFY, "routes", RoutesRequest(), RoutesAnswer) if infos else []
+        undelivered = len(await control.store.notices.read())
+    except FlowctlError as error:
+        return [Finding(check=api.NOTIFY, level="wrong", detail=error.message, hint=error.hint)]
+    findings = [_replica(api.NOTIFY, info, last) for info in infos]
+    for route in (route for answer in answers for route in answer.routes):
+        if route.state.startswith("trying"):
+            detail = f"route {route.name} to {route.url} does not get through: {route.state}; {route.waiting} entries wait"
+            findings.append(Finding(check="route", level="wrong", detail=detail, hint=f"flowctl notify test {route.name}"))
+    if undelivered:
+        detail = f"notices that nobody took, and that are kept: {undelivered}"
+        findings.append(Finding(check="notices", level="note", detail=detail, hint="flowctl notify dead-letters"))
+    return findings
 
 
 def _replica(service: str, info: Info, last: int) -> Finding:

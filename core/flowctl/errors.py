@@ -104,6 +104,12 @@ class JournalMisconfiguredError(JournalError):
     """The server or a stream is configured so that acknowledged entries could be lost; the message names the setting."""
 
 
+class JournalAbsentError(JournalMisconfiguredError):
+    """The server has no journal yet, and whoever asked must not make one."""
+
+    exit_code = EXIT_UNREACHABLE
+
+
 class JournalCorruptError(JournalError):
     """Entries that were there are missing, out of order or changed."""
 

@@ -6,6 +6,7 @@ A service is composed from a ``ServiceContext``; the same code runs alone (``run
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Final, Protocol
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flowctl import api, paths
+from flowctl import __version__, api, paths
 from flowctl.clock import Clock, SystemClock
 from flowctl.endpoints import Endpoints
 from flowctl.errors import EXIT_DONE, EXIT_FAILED, FlowctlError, JournalUnavailableError
@@ -73,6 +74,21 @@ class ServiceContext:
         self.endpoints = endpoints
         self.clock: Clock = clock or SystemClock()
         self.remembering: asyncio.Task[None] | None = None
+
+    def info(
+        self, service: str, name: str, problem: str | None, *, detail: str = "", addresses: dict[str, str] | None = None
+    ) -> api.Info:
+        """What a service in this process answers to ``info``; ``problem`` is why it is not ready, ``detail`` else said of it."""
+        return api.Info(
+            service=service,
+            version=__version__,
+            name=name,
+            pid=os.getpid(),
+            seq=self.projection.fleet.seq,
+            ready=problem is None,
+            detail=problem or detail,
+            addresses=addresses or {},
+        )
 
 
 async def connect(settings: Settings) -> JetStreamStore:

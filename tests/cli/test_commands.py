@@ -191,6 +191,21 @@ def test_history_and_logs_show_what_is_stored(control: FakePlane, capsys: pytest
     assert set(json.loads(capsys.readouterr().out)) == set(LogView.__struct_fields__)
 
 
+def test_logs_end_where_they_ended_then(control: FakePlane, capsys: pytest.CaptureFixture[str]):
+    """--at shows the output up to a moment, --tail the last of that; it cannot be followed."""
+    import asyncio
+
+    asyncio.run(fill(control))
+    one, then, later = InstanceId("orders", "a", 0), 1_700_000_000_000_000_001, 4_000_000_000_000_000_000
+    lines = [LogLine(one, 1, "stdout", f"then {n}", then, f"t{n}") for n in range(3)]
+    lines.append(LogLine(one, 1, "stdout", "later", later, "l"))
+    asyncio.run(control.store.logs.publish(lines))
+    assert run(["logs", "orders", "--at", "1", "--tail", "2"]) == 0
+    assert capsys.readouterr().out.split("\n")[:-1] == ["orders.a.0 | then 1", "orders.a.0 | then 2"]
+    assert run(["logs", "orders", "--at", "1", "--follow"]) == 2
+    assert run(["logs", "orders", "--at", "99"]) == 2
+
+
 def test_down_waits_until_everything_has_ended(control: FakePlane, capsys: pytest.CaptureFixture[str]):
     """Progress is shown, and the answer comes when the last instance is gone."""
     steps = [

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from flowctl.errors import InvalidSettingError, JournalCorruptError, JournalMisconfiguredError, JournalUnavailableError
+from flowctl.errors import (
+    EXIT_UNREACHABLE,
+    InvalidSettingError,
+    JournalAbsentError,
+    JournalCorruptError,
+    JournalMisconfiguredError,
+    JournalUnavailableError,
+)
 from flowctl.journal import subjects
 from flowctl.journal.embedded import EmbeddedNats
 from flowctl.journal.jetstream import Connection, JetStreamStore
@@ -109,9 +116,10 @@ async def test_replicas_that_nobody_can_hold_are_refused(server: EmbeddedNats):
 
 
 async def test_streams_are_not_made_unasked(server: EmbeddedNats):
-    """With ``create=False`` an absent stream is a refusal."""
-    with pytest.raises(JournalMisconfiguredError, match="FLOWCTL_JOURNAL does not exist"):
+    """With ``create=False`` an absent stream is a refusal: the control plane is not there yet (exit code 3)."""
+    with pytest.raises(JournalAbsentError, match="FLOWCTL_JOURNAL does not exist") as refused:
         await JetStreamStore.connect(server.url, name="test", monitor_url=server.monitor_url, create=False)
+    assert refused.value.exit_code == EXIT_UNREACHABLE
 
 
 @pytest.mark.parametrize(

@@ -275,11 +275,16 @@ spec:
             (undelivered,) = flowctl.json("notify", "dead-letters")
             assert (undelivered["route"], undelivered["type"]) == ("ends", "flowctl.pipeline.status_changed.v1")
             assert "HTTP 500" in flowctl.run("notify", "dead-letters", "ends").stdout
+            assert "that nobody took, and that are kept: 1" in flowctl.run("doctor", expect=None).stdout
             assert "HTTP 500" in flowctl.run("notify", "redrive", expect=1).stdout
             assert "taken" in flowctl.run("notify", "redrive", "--id", str(undelivered["number"])).stdout
             assert flowctl.json("notify", "dead-letters") == []
             assert "no route" in flowctl.run("notify", "test", "nobody", expect=1).stderr
+            assert "a notifier serves route ends" in flowctl.run("notify", "forget", "ends", expect=1).stderr
+            assert {"notify", "notices"} & {each["check"] for each in flowctl.json("doctor", expect=None)} == {"notify"}
             flowctl.run("server", "stop")
+            assert flowctl.json("notify", "forget", "ends") == {"route": "ends", "notices": 0}
+            assert "there was none" in flowctl.run("notify", "forget", "ends", expect=1).stderr
             assert "delivered" in flowctl.run("notify", "dead-letters").stderr
             flowctl.run("notify", "list", expect=3)
 

@@ -1,10 +1,13 @@
 """The state of a journal is a function of its entries: not of the way there, the batches, the process or its hash seed."""
 
+import ast
+import importlib
 import os
 import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,7 @@ from flowctl import image
 from flowctl.fleet import Fleet
 from flowctl.journal.jetstream import JetStreamStore
 from flowctl.journal.log import Draft, Poison, Unknown
-from flowctl.snapshotting import nearest, taken
+from flowctl.snapshotting import FOLD_MODULES, nearest, taken
 from support.ledger import linear
 from support.nats import connect, nats_server
 from support.scene import Scene
@@ -102,3 +105,31 @@ async def test_every_way_leads_to_the_same_state(written: tuple[JetStreamStore, 
     digests |= {process.communicate(timeout=60)[0].strip() for process in seeds}
     assert last > 4 * DISTANCE
     assert len(digests) == 1, digests
+
+
+def test_a_copy_that_was_frozen_stays_as_it_was():
+    """However much the fold goes on: whatever it changes in place must have been copied."""
+    fleet = Fleet()
+    copies: list[tuple[Fleet, str, bytes]] = []
+    for entry in _story().ledger.entries:
+        fleet.fold(entry)
+        copies.append((image.frozen(fleet), fleet.digest(), b"".join(image.pieces(fleet))))
+    for copy, digest, state in copies:
+        assert (copy.digest(), b"".join(image.pieces(copy))) == (digest, state)
+        assert b"".join(image.pieces(image.restored(state))) == state
+
+
+STATELESS = {"flowctl.errors", "flowctl.journal.letters", "flowctl.journal.notices", "flowctl.journal.snapshots"}
+"""What the fold's modules import for its errors and protocols only; nothing of it decides on a state."""
+
+
+def test_a_snapshot_is_known_by_all_code_that_decides_on_it():
+    """A change to any module that the fold stands on makes older snapshots another schema's."""
+    used: set[str] = set()
+    for name in FOLD_MODULES:
+        tree = ast.parse(Path(importlib.import_module(name).__file__ or "").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("flowctl"):
+                package = node.module in ("flowctl", "flowctl.journal")
+                used |= {f"{node.module}.{alias.name}" for alias in node.names} if package else {node.module}
+    assert used - STATELESS <= set(FOLD_MODULES)

@@ -1,6 +1,7 @@
 """Entries that cannot be read harm nobody: however many, and however often a service starts on them."""
 
 import asyncio
+from pathlib import Path
 
 from flowctl.fleet import MAX_QUARANTINE
 from flowctl.journal.events import Aggregate
@@ -8,18 +9,12 @@ from flowctl.journal.memory import MemoryStore
 from flowctl.projection import Projection
 from flowctl_cli.checks import known
 from flowctl_orchestrator.views import Circumstances, status_view
+from proof.poison import KINDS, play
 from support.journals import ORDERS, running, stop
 
 POISON = 3_000
 RESTARTS = 10
 OTHER = Aggregate.of_pipeline("other")
-KINDS: tuple[tuple[str, dict[str, str], bytes], ...] = (
-    ("flowctl.journal.pipeline.orders.submitted", {}, b"\xff"),
-    ("flowctl.journal.pipeline.orders.submitted", {"ce-id": "x", "ce-type": "flowctl.pipeline.submitted.v1"}, b"{" * 500),
-    ("flowctl.journal.nonsense", {"ce-id": "x"}, b""),
-    ("flowctl.journal.pipeline.orders.scaled", {"ce-id": "x", "ce-type": "flowctl.host.left.v1"}, b"{}"),
-    ("flowctl.journal.pipeline.orders.stopped", {"ce-id": "x", "ce-previoushash": "no"}, b"[]"),
-)
 
 
 async def test_poison_stops_nobody_at_any_of_many_starts():
@@ -58,3 +53,8 @@ async def test_doctor_lists_what_is_quarantined():
     assert len(found) == 11
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+def test_a_control_plane_starts_again_and_again_on_poison(tmp_path: Path):
+    """The real one, with a pipeline under way; ``python -m proof.poison`` does the same with many more."""
+    play(tmp_path, seed=1, entries=2_000, restarts=2)

@@ -66,9 +66,9 @@ class Flowctl:
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
-    def json(self, *words: str) -> Any:
+    def json(self, *words: str, expect: int | None = 0) -> Any:
         """What a command says with ``--json``."""
-        return json.loads(self.run(*words, "--json").stdout)
+        return json.loads(self.run(*words, "--json", expect=expect).stdout)
 
     def start(self, *words: str, program: list[str] | None = None) -> subprocess.Popen[str]:
         """Start a command and leave it running."""

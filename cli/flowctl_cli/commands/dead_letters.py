@@ -91,14 +91,15 @@ def show(
     *,
     target: TargetArgument,
     number: Annotated[int | None, typer.Option("--id", metavar="N", min=1, help="Which one; the newest if left out.")] = None,
+    at: AtOption = None,
     json: JsonOption = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Show one dead letter with everything: the event, the error, how often it was tried, and what became of it.
+    """Show one dead letter with everything: the event, the error, how often it was tried, what became of it.
 
-    Works without a running server too, as `list` does.
+    With --at what had become of it by then. Works without a running server too, as `list` does.
     """
-    found = run(_show(session, parse(target), number, timeout_s=timeout))
+    found = run(_show(session, parse(target), number, parse_instant(at) if at is not None else None, timeout_s=timeout))
     if json:
         print_json(found)
     else:
@@ -189,18 +190,23 @@ async def _from(store: Store, target: Target, number: int) -> AsyncGenerator[Sto
         yield stored
 
 
-async def _show(session: Session, target: Target, number: int | None, *, timeout_s: float) -> WholeLetter:
+async def _show(
+    session: Session, target: Target, number: int | None, instant: Instant | None, *, timeout_s: float
+) -> WholeLetter:
     async with _in_time(timeout_s), plane.opened(session, timeout_s=timeout_s, offline=True) as control:
         store = control.store
+        at = await moment(store, instant) if instant is not None else None
         envelopes = await store.dead_letters.envelopes(target.pipeline, target.component)
-        numbers = {envelope.number for envelope in envelopes}
+        numbers = {envelope.number for envelope in envelopes if at is None or envelope.time_ns <= at.time_ns}
         if not numbers or (number is not None and number not in numbers):
+            had = "has" if at is None else "had"
             raise NotFoundError(
-                f"{target} has no dead letters" if number is None else f"{target} has no dead letter {number}",
+                f"{target} {had} no dead letters" if number is None else f"{target} {had} no dead letter {number}",
                 hint=f"`flowctl dead-letters list {target.pipeline}` shows what there is",
             )
         stored = await store.dead_letters.get(max(numbers) if number is None else number)
-        return letters.whole(stored, (await _fates(store, target)).get(stored.number, Fate()))
+        known = await _fates(store, target, upto=at.seq if at is not None else None)
+        return letters.whole(stored, known.get(stored.number, Fate()))
 
 
 async def _fates(store: Store, target: Target, *, upto: int | None = None) -> dict[int, Fate]:

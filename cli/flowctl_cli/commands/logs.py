@@ -2,16 +2,19 @@
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
 import typer
 
-from flowctl.errors import JournalUnavailableError
+from flowctl.errors import JournalUnavailableError, UserError
+from flowctl.instants import Instant, parse_instant
 from flowctl.journal.log import LogLine, Logs
+from flowctl.past import moment
 from flowctl_cli import plane
-from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run
+from flowctl_cli.session import DEFAULT_TIMEOUT_S, AtOption, JsonOption, Session, TimeoutOption, command, new_app, run
 from flowctl_cli.targets import Target
 from flowctl_cli.terminal import clock_time, coloured, note, one_line, paint, say
 
@@ -25,6 +28,7 @@ app = new_app()
     "flowctl logs orders",
     "flowctl logs orders.enrich -f",
     "flowctl logs orders.enrich.0 --tail 20 --json",
+    "flowctl logs orders --at '10 minutes ago' --tail 50",
 )
 def logs(
     session: Session,
@@ -32,15 +36,22 @@ def logs(
     target: Annotated[str, typer.Argument(metavar="PIPELINE[.COMPONENT[.INDEX]]", help="Whose output.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line until Ctrl-C.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines; all by default.")] = None,
+    at: AtOption = None,
     times: Annotated[bool, typer.Option("--times", help="Put the time before each line.")] = False,
     json: JsonOption = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Show what instances print, also of those that have ended.
+    """Show what instances print, also of those that have ended; with --at what they had printed by then.
 
     Works without a running server too, unless --follow is given.
     """
-    run(_show(session, Target.parse(target), follow=follow, tail=tail, times=times, json=json, timeout_s=timeout))
+    instant = parse_instant(at) if at is not None else None
+    if follow and instant is not None:
+        raise UserError("--follow goes on with what is new, and --at ends with what was then", hint="leave one of them out")
+    printer = LinePrinter(times=times, json=json)
+    run(_show(session, Target.parse(target), printer, instant, follow=follow, tail=tail, timeout_s=timeout))
+    if printer.count == 0 and not json:
+        note(f"{target} {'has' if instant is None else 'had'} printed nothing that is kept")
 
 
 class LogView(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,17 +67,31 @@ class LogView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def _show(
-    session: Session, target: Target, *, follow: bool, tail: int | None, times: bool, json: bool, timeout_s: float
+    session: Session,
+    target: Target,
+    printer: "LinePrinter",
+    instant: Instant | None,
+    *,
+    follow: bool,
+    tail: int | None,
+    timeout_s: float,
 ) -> None:
-    printer = LinePrinter(times=times, json=json)
     async with plane.opened(session, timeout_s=timeout_s, offline=not follow) as control:
+        logs = control.store.logs
         if follow:
-            await follow_lines(control.store.logs, target, printer.print, tail=tail)
-        else:
-            async for line in control.store.logs.read(target.pipeline, component=target.component, index=target.index, tail=tail):
+            await follow_lines(logs, target, printer.print, tail=tail)
+            return
+        if instant is None:
+            async for line in logs.read(target.pipeline, component=target.component, index=target.index, tail=tail):
                 printer.print(line)
-    if printer.count == 0 and not json:
-        note(f"{target} has printed nothing that is kept")
+            return
+        end = await moment(control.store, instant)
+        last: deque[LogLine] = deque(maxlen=tail)
+        async for line in logs.read(target.pipeline, component=target.component, index=target.index):
+            if line.time_ns <= end.time_ns:
+                last.append(line)
+        for line in last:
+            printer.print(line)
 
 
 async def follow_lines(logs: Logs, target: Target, show: Callable[[LogLine], None], *, tail: int | None) -> None:

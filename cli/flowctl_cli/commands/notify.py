@@ -1,4 +1,4 @@
-"""``flowctl notify list``, ``test``, ``dead-letters`` and ``redrive``."""
+"""``flowctl notify list``, ``test``, ``dead-letters``, ``redrive`` and ``forget``."""
 
 from typing import Annotated
 
@@ -6,8 +6,9 @@ import msgspec
 import typer
 
 from flowctl import api, api_notify
-from flowctl.errors import FlowctlError, UserError
+from flowctl.errors import FlowctlError, NotFoundError, RefusedError, UserError
 from flowctl.journal.notices import StoredNotice
+from flowctl.journal.subscriptions import durable
 from flowctl_cli import plane
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, callback, command, new_app, run
 from flowctl_cli.terminal import Cell, clock_time, note, print_json, print_table
@@ -24,12 +25,13 @@ RouteArgument = Annotated[str, typer.Argument(metavar="[ROUTE]", help="Which rou
     "flowctl notify test",
     "flowctl notify dead-letters",
     "flowctl notify redrive",
+    "flowctl notify forget alerts",
 )
 def notify(session: Session, ctx: typer.Context) -> None:
     """Show who is told of what over HTTP, try it, and send again what nobody took. docs/notify.md says more."""
     del session
     if ctx.invoked_subcommand is None:
-        raise UserError("say what to do: list, test, dead-letters or redrive", hint="flowctl notify list")
+        raise UserError("say what to do: list, test, dead-letters, redrive or forget", hint="flowctl notify list")
 
 
 @command(app, "flowctl notify list", "flowctl notify list --json | jq '.routes[].last_error'", name="list")
@@ -136,6 +138,47 @@ def redrive(
             ("NUMBER", "ENTRY", "RESULT"), [(str(each.number), str(each.seq), _result(each.error)) for each in found.notices]
         )
     _fail_if([each.error for each in found.notices], "were not taken again", "`flowctl notify dead-letters` shows them")
+
+
+class ForgottenView(msgspec.Struct, frozen=True, kw_only=True):
+    """The route whose place in the journal is kept no more, and how many of its undelivered notices went with it."""
+
+    route: str
+    notices: int
+
+
+@command(app, "flowctl notify forget alerts", "flowctl notify forget alerts --json", name="forget")
+def forget(
+    session: Session,
+    *,
+    route: Annotated[str, typer.Argument(metavar="ROUTE", help="A route that was taken out of the settings.")],
+    json: JsonOption = False,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Forget how far a route was that is no longer in the settings, and what of it nobody took.
+
+    Otherwise a route of the same name would go on there one day. Refused while a notifier serves the route.
+    """
+    found = run(_forget(session, route, timeout))
+    if json:
+        print_json(found)
+    else:
+        note(f"route {route} is forgotten, and what of it nobody took: {found.notices}")
+
+
+async def _forget(session: Session, route: str, timeout_s: float) -> ForgottenView:
+    async with plane.opened(session, timeout_s=timeout_s, offline=True) as control:
+        for answer in await control.ask_everybody(api.NOTIFY, "routes", api_notify.RoutesRequest(), api_notify.RoutesAnswer):
+            if any(each.name == route for each in answer.routes):
+                hint = "take it out of the settings, start the notifier again, and then forget it"
+                raise RefusedError(f"a notifier serves route {route}", hint=hint)
+        store = control.store
+        undelivered = [stored.number for stored in await store.notices.read() if stored.notice.route == route]
+        if not await store.subscriptions.forget(durable(route)) and not undelivered:
+            raise NotFoundError(f"there is no route {route!r}, and there was none", hint="`flowctl notify list` shows them")
+        for number in undelivered:
+            await store.notices.remove(number)
+        return ForgottenView(route=route, notices=len(undelivered))
 
 
 async def _ask(session: Session, verb: str, request: api.Request, answer: type[plane.Answer], timeout_s: float) -> plane.Answer:

@@ -116,16 +116,20 @@ def stored_ns(time_ns: int, headers: Mapping[str, str]) -> int:
     return min(int(imported), time_ns)
 
 
-def decode(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | None, data: bytes) -> Entry:
-    """The entry of a stored message. Never raises: what cannot be read comes back as ``Poison``, what is new as ``Unknown``."""
+def decode(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | None, data: bytes, *, hashed: str = "") -> Entry:
+    """The entry of a stored message. Never raises: what cannot be read comes back as ``Poison``, what is new as ``Unknown``.
+
+    ``hashed`` is its ``entry_hash``, from whoever has it already.
+    """
     headers = headers or {}
     time_ns = stored_ns(time_ns, headers)
+    hashed = hashed or entry_hash(subject, headers, data)
     place = subjects.parse_entry_subject(subject)
     if place is None:
         named = headers.get(subjects.CE_TYPE, "")
         newer = subjects.names_unknown_kind(subject, named)
         what = Unknown(named) if newer else Poison("the subject is not one of the journal's")
-        return Entry(seq, time_ns, subject, None, what, hash=entry_hash(subject, headers, data), data=data)
+        return Entry(seq, time_ns, subject, None, what, hash=hashed, data=data)
     aggregate = place[0]
     id_, ce_type = headers.get(subjects.CE_ID, ""), headers.get(subjects.CE_TYPE, "")
     previous_hash = headers.get(subjects.CE_PREVIOUS_HASH, "")
@@ -141,7 +145,7 @@ def decode(seq: int, time_ns: int, subject: str, headers: Mapping[str, str] | No
         headers.get(subjects.CE_CORRELATION, ""),
         _sequence(headers.get(subjects.CE_CAUSATION, "0")),
         previous_hash,
-        entry_hash(subject, headers, data),
+        hashed,
         data,
     )
 

@@ -14,6 +14,11 @@ ACK_WAIT_S: Final = 3.0
 """After so long without a word an entry is given to another reader, or to the same one after its restart."""
 
 
+def durable(route: str) -> str:
+    """The name of the subscription of a notifier's route."""
+    return f"flowctl-notify-{route}"
+
+
 class Subscribed(msgspec.Struct, frozen=True):
     """How far a durable subscription is: everything up to ``seq`` is dealt with, ``waiting`` entries of its subject are not."""
 

@@ -204,18 +204,9 @@ class AgentService:
 
     async def _info(self, request: api.InfoRequest) -> api.Info:
         del request
-        reason = self.readiness()
         waiting = "; ".join(f"{instance} waits for {what}" for instance, what in sorted(self.waiting.items()))
-        return api.Info(
-            service=self.name,
-            version=__version__,
-            name=self._settings.name,
-            pid=os.getpid(),
-            seq=self._context.projection.fleet.seq,
-            ready=reason is None,
-            detail=reason or waiting,
-            addresses={"advertised": self._settings.advertise_host, "registry": self._settings.registry},
-        )
+        addresses = {"advertised": self._settings.advertise_host, "registry": self._settings.registry}
+        return self._context.info(self.name, self._settings.name, self.readiness(), detail=waiting, addresses=addresses)
 
 
 def read_secret(path: Path) -> str:

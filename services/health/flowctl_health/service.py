@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,7 +11,7 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flowctl import __version__, api
+from flowctl import api
 from flowctl.endpoints import Endpoints
 from flowctl.errors import ConflictError, DeadlineError, JournalUnavailableError
 from flowctl.fleet import Fleet
@@ -199,16 +198,8 @@ class HealthService:
 
     async def _info(self, request: api.InfoRequest) -> api.Info:
         del request
-        reason = self.readiness()
-        return api.Info(
-            service=api.HEALTH,
-            version=__version__,
-            name=self._settings.name,
-            pid=os.getpid(),
-            seq=self._projection.fleet.seq,
-            ready=reason is None,
-            detail=reason or f"{len(self._instances)} instances and {len(self._hosts)} hosts are observed",
-        )
+        observed = f"{len(self._instances)} instances and {len(self._hosts)} hosts are observed"
+        return self._context.info(api.HEALTH, self._settings.name, self.readiness(), detail=observed)
 
 
 class _Numbers(Collector):

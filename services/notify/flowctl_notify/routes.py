@@ -16,6 +16,7 @@ from flowctl.errors import InvalidSettingError
 from flowctl.ids import is_id
 from flowctl.journal import subjects
 from flowctl.journal.log import Entry, Poison
+from flowctl.journal.subscriptions import durable
 
 _NAMED = re.compile(r"\A\s*([a-z0-9][a-z0-9_-]{0,62})\s*:\s+(.*)\Z", re.DOTALL)
 _CONDITION = re.compile(r"\A([a-z_]+)=(.*)\Z")
@@ -35,7 +36,7 @@ class Route(msgspec.Struct, frozen=True):
     @property
     def durable(self) -> str:
         """The name of its durable subscription."""
-        return f"flowctl-notify-{self.name}"
+        return durable(self.name)
 
     @property
     def shown_url(self) -> str:

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flowctl import __version__, api, api_notify
+from flowctl import api, api_notify
 from flowctl.endpoints import Endpoints
 from flowctl.errors import InvalidSettingError, InvalidSpecError, NotFoundError
 from flowctl.journal.log import Entry, Unknown
@@ -168,16 +168,8 @@ class NotifyService:
 
     async def _info(self, request: api.InfoRequest) -> api.Info:
         del request
-        reason = self.readiness()
-        return api.Info(
-            service=api.NOTIFY,
-            version=__version__,
-            name=self._settings.name,
-            pid=os.getpid(),
-            seq=self._context.projection.fleet.seq,
-            ready=reason is None,
-            detail=reason or f"{len(self._workers)} routes",
-        )
+        routes = f"{len(self._workers)} routes"
+        return self._context.info(api.NOTIFY, self._settings.name, self.readiness(), detail=routes)
 
 
 def resolved(text: str, what: str) -> str:

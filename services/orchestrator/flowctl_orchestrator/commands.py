@@ -1,19 +1,19 @@
 """The orchestrator's endpoints: each reads the newest state, asks a pure function, appends, and answers."""
 
-import os
 from collections.abc import Callable
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
-from flowctl import __version__, api
+from flowctl import api
 from flowctl.decision import Decision, Rejected
 from flowctl.errors import InvalidSpecError, NotFoundError, UserError
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
 from flowctl.journal.events import PipelineSubmitted
 from flowctl.journal.log import Entry
-from flowctl.projection import Projection, refusal
+from flowctl.projection import refusal
+from flowctl.serving import ServiceContext
 from flowctl.spec.checks import MAX_PIPELINE_BYTES, verify
 from flowctl.spec.model import Pipeline
 from flowctl_orchestrator import decide
@@ -30,11 +30,14 @@ _decoder = msgspec.json.Decoder(Pipeline)
 class Commands:
     """What the CLI and other tools may ask."""
 
-    def __init__(self, projection: Projection, planner: Planner, *, name: str, metrics: CollectorRegistry) -> None:
-        self._projection = projection
+    def __init__(self, context: ServiceContext, planner: Planner, *, name: str) -> None:
+        self._context = context
+        self._projection = context.projection
         self._planner = planner
         self._name = name
-        self._requests = Counter("flowctl_orchestrator_requests", "Requests answered or refused", ["verb"], registry=metrics)
+        self._requests = Counter(
+            "flowctl_orchestrator_requests", "Requests answered or refused", ["verb"], registry=context.metrics
+        )
 
     async def submit(self, request: api.Submit) -> api.Submitted:
         """Run a pipeline.
@@ -170,16 +173,7 @@ class Commands:
     async def info(self, request: api.InfoRequest) -> api.Info:
         """How this orchestrator is."""
         del request
-        reason = self.readiness()
-        return api.Info(
-            service=api.ORCHESTRATOR,
-            version=__version__,
-            name=self._name,
-            pid=os.getpid(),
-            seq=self._projection.fleet.seq,
-            ready=reason is None,
-            detail=reason or "",
-        )
+        return self._context.info(api.ORCHESTRATOR, self._name, self.readiness())
 
     def readiness(self) -> str | None:
         """None if commands can be obeyed now, else why not."""

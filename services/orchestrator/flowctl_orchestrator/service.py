@@ -29,7 +29,7 @@ class OrchestratorService:
         self._planner = Planner(
             context.projection, clock=context.clock, actor=f"orchestrator/{settings.name}", metrics=context.metrics
         )
-        self.commands = Commands(context.projection, self._planner, name=settings.name, metrics=context.metrics)
+        self.commands = Commands(context, self._planner, name=settings.name)
         context.metrics.register(_Numbers(context.projection))
         self._endpoints: Endpoints | None = None
         self._planning: asyncio.Task[None] | None = None

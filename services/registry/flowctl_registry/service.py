@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -11,7 +10,7 @@ from prometheus_client import Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flowctl import __version__, api
+from flowctl import api
 from flowctl.endpoints import Endpoints
 from flowctl.errors import JournalUnavailableError
 from flowctl.journal.log import ServiceBeat
@@ -183,17 +182,7 @@ class RegistryService:
 
     async def _info(self, request: api.InfoRequest) -> api.Info:
         del request
-        reason = self.readiness()
-        return api.Info(
-            service=api.REGISTRY,
-            version=__version__,
-            name=self._settings.name,
-            pid=os.getpid(),
-            seq=self._context.projection.fleet.seq,
-            ready=reason is None,
-            detail=reason or "",
-            addresses={"grpc": self.address},
-        )
+        return self._context.info(api.REGISTRY, self._settings.name, self.readiness(), addresses={"grpc": self.address})
 
 
 class _Numbers(Collector):

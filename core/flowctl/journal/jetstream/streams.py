@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flowctl.errors import JournalCorruptError, JournalMisconfiguredError
+from flowctl.errors import JournalAbsentError, JournalCorruptError, JournalMisconfiguredError
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.api_reply import ApiError
 from flowctl.journal.jetstream.connection import Connection
@@ -207,7 +207,8 @@ async def ensure_stream(connection: Connection, wanted: Settings, *, create: boo
     """The stream as it is, created if it is absent and ``create``.
 
     Raises:
-        JournalMisconfiguredError: it differs from ``wanted`` where that matters, is absent, or cannot be created.
+        JournalMisconfiguredError: it differs from ``wanted`` where that matters, or cannot be created.
+        JournalAbsentError: it is absent.
         JournalUnavailableError: the server does not answer.
     """
     name = wanted["name"]
@@ -217,7 +218,7 @@ async def ensure_stream(connection: Connection, wanted: Settings, *, create: boo
         if error.err_code != STREAM_NOT_FOUND:
             raise _refusal(error, name, connection) from error
         if not create:
-            raise JournalMisconfiguredError(
+            raise JournalAbsentError(
                 f"stream {name} does not exist", hint="flowctl's services make it when they first start with this NATS server"
             ) from error
         info = await _create(connection, wanted)
