@@ -33,7 +33,7 @@ from flowctl.errors import (
 Req = TypeVar("Req", bound=api.Request)
 Handler = Callable[[Any], Awaitable[msgspec.Struct]]
 
-OF_EACH_REPLICA: Final = frozenset({"info", "digest", "runs"})
+OF_EACH_REPLICA: Final = frozenset({"info", "digest", "routes", "runs"})
 """What can also be asked of one replica: ``flowctl.api.<service>.<verb>.<name>``."""
 
 ERROR_HEADER: Final = "Nats-Service-Error-Code"

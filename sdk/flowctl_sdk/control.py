@@ -213,9 +213,8 @@ class Registry:
         self.registered = False
 
     async def last_beat(self, request: HeartbeatRequest) -> None:
-        """Send one heartbeat, so that the last counters are known; a failure does not matter."""
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await self._once(lambda stub: stub.Heartbeat(request, timeout=1.0))
+        """Send the last heartbeat, as persistently as what follows it: nobody else can tell the final counters."""
+        await self._insist(lambda stub: stub.Heartbeat(request, timeout=CALL_TIMEOUT_S), "send the last heartbeat")
 
     async def close(self) -> None:
         """Let go of the connection."""

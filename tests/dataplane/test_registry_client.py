@@ -64,3 +64,20 @@ async def test_a_failed_heartbeat_does_not_end_the_watch():
     finally:
         await client.close()
         server.stop()
+
+
+async def test_the_last_heartbeat_gets_there():
+    """One that finds nobody is sent again: nobody else knows the final counters, by which the edges are balanced."""
+    server = Moody({"store": Node("sink")})
+    server.start()
+    instance = control.Instance(pipeline="test", component="store", incarnation=1)
+    client = Registry([server.address], control.RegisterComponentRequest(instance=instance))
+    try:
+        await client.register()
+        for reason in (control.DEREGISTER_REASON_UNSPECIFIED, control.DEREGISTER_REASON_COMPLETED):
+            await client.last_beat(control.HeartbeatRequest(instance=instance, ending=reason))
+        assert server.beats == 3
+        assert server.known["store", 0].heartbeats[-1].ending == control.DEREGISTER_REASON_COMPLETED
+    finally:
+        await client.close()
+        server.stop()

@@ -119,7 +119,7 @@ def test_a_copy_that_was_frozen_stays_as_it_was():
         assert b"".join(image.pieces(image.restored(state))) == state
 
 
-STATELESS = {"flowctl.errors", "flowctl.journal.letters", "flowctl.journal.notices", "flowctl.journal.snapshots"}
+STATELESS = {"flowctl.errors", *(f"flowctl.journal.{name}" for name in ("letters", "notices", "snapshots", "subscriptions"))}
 """What the fold's modules import for its errors and protocols only; nothing of it decides on a state."""
 
 

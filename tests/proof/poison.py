@@ -18,7 +18,7 @@ from typing import Any, Final
 from flowctl.fleet import MAX_QUARANTINE
 from flowctl.journal.embedded import discover
 from flowctl.journal.jetstream import JetStreamStore
-from support.flowctl import Flowctl, control_plane
+from support.flowctl import Flowctl, control_plane, until
 from support.reliability import write_section
 
 SECTION: Final = "Entries that nobody can read"
@@ -96,10 +96,9 @@ def play(directory: Path, *, seed: int, entries: int, restarts: int) -> list[flo
             [counted] = [each["detail"] for each in findings if each["check"] == "entries"]
             assert counted.startswith(f"{entries} journal entries cannot be read"), counted
             assert any(each["check"] == "quarantine" for each in findings)
-            replicas = 1 + number % 2
-            flowctl.run("scale", f"orders.shown={replicas}", "--wait")
-            running = _handles(flowctl)
-            assert len(running) == 1 + replicas
+            wanted = 3 - number % 2
+            flowctl.run("scale", f"orders.shown={wanted - 1}")
+            running = until(lambda n=wanted: _settled(flowctl, n), f"{wanted} instances to run")
         report = flowctl.json("verify")
         assert report["poison"] == entries
         assert all(each["agrees"] for each in report["compared"]), report["compared"]
@@ -118,6 +117,14 @@ def started_first(flowctl: Flowctl) -> float:
 def _handles(flowctl: Flowctl) -> dict[str, str]:
     """The running instances and their processes."""
     return {name: each["handle"] for name, each in flowctl.instances("orders").items() if each["phase"] == "running"}
+
+
+def _settled(flowctl: Flowctl, wanted: int) -> dict[str, str] | None:
+    """The running instances and their processes, once there are so many and no other is on its way."""
+    phases = {name: each["phase"] for name, each in flowctl.instances("orders").items()}
+    running = _handles(flowctl)
+    gone = {phase for name, phase in phases.items() if name not in running}
+    return running if len(running) == wanted and gone <= {"stopped"} else None
 
 
 def main() -> int:
