@@ -297,7 +297,7 @@ class Theatre:
             self._start((component, index))
         for index in range(replicas, before):
             process = self._fleet.running.pop((component, index), None)
-            if process is not None:
+            if process is not None and (component, index) not in self._down:  # one that was killed just now has left already
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
                 self._frozen.discard((component, index))
