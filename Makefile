@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo cluster-demo cluster-chaos test chaos simulate power check proto docs lock clean
+.PHONY: setup demo cluster-demo cluster-chaos test containers chaos simulate power check proto docs lock clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ cluster-demo: setup
 
 cluster-chaos: setup
 	PYTHONPATH=tests $(BIN)/python -m cluster --seed $(or $(SEED),1) --schedules $(or $(SCHEDULES),20) $(if $(LOG),--log $(LOG))
+
+# The image, deploy/compose.yaml and an exported pipeline, built and run on a real Docker engine with Compose; a few minutes.
+containers: setup
+	PYTHONPATH=tests TEST_CONTAINERS=1 $(BIN)/python -m support.engine $(BIN)/pytest tests/deploy/test_containers.py
 
 # Cut the power of a real file system in the middle of writing; root needed. LAZY=1 is the positive control.
 power: setup

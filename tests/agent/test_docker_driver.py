@@ -1,19 +1,16 @@
-"""What is particular to containers, on a real engine: images, limits, strictness seen from inside, and the engine going away."""
+"""What is particular to containers, on a real engine: their strictness, as the engine tells it and seen from inside."""
 
-import asyncio
 import contextlib
-import gc
 import json
-import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flowctl.errors import DriverError
-from flowctl.spec.model import Resources
 from flowctl_agent.drivers import Run
 from flowctl_agent.drivers.docker import DockerDriver
+from flowctl_agent.drivers.docker.archive import archive
 from support import engine as engines
 from support.agents import SLEEP, key, only_run, output, script
 from support.polling import eventually
@@ -92,62 +89,57 @@ async def test_a_container_is_strict_seen_from_inside(driver: DockerDriver, stag
     assert not any("hush-hush" in text for text in told)
 
 
-async def test_an_image_that_is_not_there(driver: DockerDriver, stage: DockerStage):
-    """Is an exited run with the image's name, not an error of the driver."""
-    run = await driver.start(stage.launch(SLEEP, image="nobody/has-this:1"))
-    assert not run.live
-    assert run.failure == "the image nobody/has-this:1 is not on this host, and its pull policy is never"
+async def told_of(driver: DockerDriver, stage: DockerStage, **container: Any) -> Any:
+    """What the engine says of a container that runs."""
+    run = await driver.start(stage.launch(SLEEP, container=container))
+    assert run.live, run.failure
+    with contextlib.closing(engines.client(stage.url)) as api:
+        return api.inspect_container(run.handle)
 
 
-async def test_too_much_memory_is_named(driver: DockerDriver, stage: DockerStage):
-    """The kernel's kill is told from any other."""
-    greedy = script("kept = [bytearray(1 << 20) for _ in range(400)]")
-    await driver.start(stage.launch(greedy, resources=Resources(memory_bytes=32 << 20, cpu=0.5)))
-    run = await ended(driver)
-    assert (run.code, run.signal) == (None, signal.SIGKILL)
-    assert "memory" in run.cause
+async def test_the_engine_was_told_every_protection(driver: DockerDriver, stage: DockerStage):
+    """Each protection stands in what the engine itself says of the container, and nothing that would undo it."""
+    told = await told_of(driver, stage)
+    host = told["HostConfig"]
+    assert told["Config"]["User"] == "65532:65532"
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert (host["CapDrop"], host["CapAdd"] or [], host["Privileged"]) == (["ALL"], [], False)
+    assert host["ReadonlyRootfs"] is True
+    assert host["Tmpfs"] == {"/tmp": "rw,noexec,nosuid,nodev,mode=1777,size=67108864"}
+    assert host["PidsLimit"] == 512
+    assert [mount["Type"] for mount in told["Mounts"]] == ["volume", "volume"]
+    assert (host["PidMode"], host["IpcMode"], host["UsernsMode"], host["Devices"] or []) == ("", "private", "", [])
+    assert host["RestartPolicy"]["Name"] in ("", "no")
 
 
-async def test_output_is_read_once_whoever_follows(stage: DockerStage):
-    """A second driver goes on where the first one stopped: no line is lost, none is there twice."""
-    program = script("import time\nfor n in range(100000):\n    print(n)\n    time.sleep(0.002)")
-    async with opened(stage) as first:
-        await first.start(stage.launch(program))
-        await eventually(lambda: len(output(first, key())) > 50, "some lines")
-    async with opened(stage) as second:
-        before = len(output(second, key()))
-        await eventually(lambda: len(output(second, key())) > before + 300, "more lines")
-        await second.stop(key(), 5.0)
-        numbers = [int(text) for _, text in output(second, key())]
-        assert numbers == list(range(len(numbers)))
-        await second.tidy(())
+@pytest.mark.parametrize(
+    ("container", "path", "value"),
+    [
+        ({"user": "0"}, "Config.User", "0"),
+        ({"read_only": False}, "HostConfig.ReadonlyRootfs", False),
+        ({"capabilities": ["NET_RAW"]}, "HostConfig.CapAdd", ["NET_RAW"]),
+        ({"new_privileges": True}, "HostConfig.SecurityOpt", []),
+        ({"privileged": True}, "HostConfig.Privileged", True),
+        ({"pids": 4000}, "HostConfig.PidsLimit", 4000),
+        ({"scratch_bytes": 1 << 20}, "HostConfig.Tmpfs", {"/tmp": "rw,noexec,nosuid,nodev,mode=1777,size=1048576"}),
+        ({"network": "host"}, "HostConfig.NetworkMode", "host"),
+    ],
+)
+async def test_the_engine_was_told_what_the_file_loosens(
+    driver: DockerDriver, stage: DockerStage, container: dict[str, Any], path: str, value: object
+):
+    """That one thing, as it is written."""
+    section, _, name = path.partition(".")
+    assert (await told_of(driver, stage, **container))[section][name] == value
 
 
-async def test_the_engine_goes_and_comes_back(state_dir: Path):
-    """While it is away nothing is started, and that is said; when it is back, every end is known and things start again."""
-    reason = engines.why_own_none()
-    if reason is not None:
-        pytest.skip(f"no engine of the test's own: {reason}")
-    own = engines.Engine()
-    stage = DockerStage(own.url, state_dir)
-    try:
-        await asyncio.to_thread(own.start)
-        await asyncio.to_thread(engines.build_python, own.url)
-        async with opened(stage) as driver:
-            exits: list[Run] = []
-            driver.on_exit(exits.append)
-            await driver.start(stage.launch(SLEEP))
-            await asyncio.to_thread(own.stop)  # which ends its containers
-            await eventually(lambda: driver.absence() is not None, "the engine's absence")
-            with pytest.raises(DriverError, match="does not answer"):
-                await driver.start(stage.launch(SLEEP, key(1, 1)))
-            await asyncio.to_thread(own.start)
-            await eventually(lambda: driver.absence() is None, "the engine's return", timeout_s=20)
-            await eventually(lambda: bool(exits), "the end of what the engine's end had ended", timeout_s=20)
-            assert (await driver.start(stage.launch(SLEEP, key(2)))).live
-            await driver.stop(key(2), 5.0)
-            await driver.tidy(())
-        assert stage.leftovers() == []
-    finally:
-        await asyncio.to_thread(own.close)
-        gc.collect()  # in this test, not in whichever comes next
+@pytest.mark.parametrize("container", [{}, {"user": "toor"}])
+async def test_root_by_another_name_is_root(driver: DockerDriver, stage: DockerStage, container: dict[str, Any]):
+    """An image may call its root what it likes: its program is not started as root unless the file says so in numbers."""
+    image = f"flowctl-test/toor:{stage.owner}"
+    with contextlib.closing(engines.client(stage.url)) as api:
+        data = archive({"etc/passwd": b"toor:x:0:0:root:/:/bin/sh\n"}, 0, 0)
+        api.import_image_from_data(data, repository=image.partition(":")[0], tag=stage.owner, changes=["USER toor"])
+        run = await driver.start(stage.launch(SLEEP, image=image, container=container))
+        api.remove_image(image)
+    assert run.failure == f'the user toor of image {image} is root: write user: "0" in the container if that is meant'

@@ -10,6 +10,7 @@ import psutil
 from flowctl.ids import InstanceId
 from flowctl_agent.drivers import Driver, Launch, Run, RunKey
 from flowctl_agent.drivers.process import ProcessDriver
+from support.polling import eventually
 
 WORKER = InstanceId("orders", "worker", 0)
 
@@ -63,6 +64,26 @@ async def only_run(driver: Driver) -> Run:
     runs = await driver.list()
     assert len(runs) == 1, runs
     return runs[0]
+
+
+async def ended(driver: Driver, run: RunKey | None = None) -> Run:
+    """The run once it has exited."""
+    exits: list[Run] = []
+    driver.on_exit(exits.append)
+    known = [each for each in await driver.list() if not each.live and each.key == (run or key())]
+    if known:
+        return known[0]
+    await eventually(lambda: bool(exits), "an exit")
+    return exits[0]
+
+
+async def clear(driver: Driver) -> None:
+    """Stop what runs, and let go of what has ended."""
+    for run in await driver.list():
+        await driver.stop(run.key, 0.0)
+    for run in await driver.list():
+        await driver.forget(run.key)
+    await driver.tidy(())
 
 
 def output(driver: Driver, run: RunKey) -> list[tuple[str, str]]:

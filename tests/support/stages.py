@@ -1,20 +1,24 @@
 """What the conformance suite runs on: a driver of each kind, launches for it, and what it has left behind."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flowctl.spec.model import Container
 from flowctl_agent.drivers import Driver, Launch, RunKey
 from flowctl_agent.drivers.docker import DockerDriver
-from support import agents, engine
+from support import agents, engine, images
 
 
 class Stage(Protocol):
-    """One kind of driver. ``awkward`` is a directory with a file ``plain`` that is no program, and an empty program ``empty``."""
+    """One kind of driver. ``awkward`` is a directory with a file ``plain`` that is no program, and an empty program ``empty``.
+
+    ``lacks`` says which cases of the suite make no sense for it, and why.
+    """
 
     awkward: str
+    lacks: ClassVar[Mapping[str, str]]
 
     def driver(self) -> Driver:
         """The driver of one host, not open yet."""
@@ -31,6 +35,12 @@ class Stage(Protocol):
 
 class ProcessStage:
     """The process driver."""
+
+    lacks: ClassVar[Mapping[str, str]] = {
+        "image": "a process has no image",
+        "limits": "it cannot enforce limits, and a file that asks for them is refused (tests/spec)",
+        "engine": "the kernel is its engine, and does not go away",
+    }
 
     def __init__(self, state_dir: Path, tmp_path: Path) -> None:
         self._state_dir = state_dir
@@ -55,6 +65,10 @@ class DockerStage:
     """The docker driver, on a real engine."""
 
     awkward = "/awkward"
+    lacks: ClassVar[Mapping[str, str]] = {
+        "cwd": "a program begins in its image's working directory, not in one of the host's",
+        "exec format": "the init of its containers gives what is no program to the image's shell, as shells do",
+    }
 
     def __init__(self, url: str, state_dir: Path) -> None:
         self.url = url
@@ -75,13 +89,17 @@ class DockerStage:
     def launch(self, argv: Sequence[str], run: RunKey | None = None, **more: Any) -> Launch:
         """See ``Stage``."""
         container = Container(pull="never", **more.pop("container", {}))
-        image = more.pop("image", engine.PYTHON_IMAGE)
+        image = more.pop("image", images.PYTHON_IMAGE)
         return agents.launch(argv, run, driver="docker", image=image, container=container, **more)
+
+    @property
+    def owner(self) -> str:
+        """The name of whatever the driver makes in the engine."""
+        return (self._state_dir / "containers" / "owner").read_text().strip()
 
     def leftovers(self) -> list[str]:
         """See ``Stage``: containers, networks and volumes."""
-        owner = (self._state_dir / "containers" / "owner").read_text().strip()
-        filters = {"label": f"flowctl.owner={owner}"}
+        filters = {"label": f"flowctl.owner={self.owner}"}
         with contextlib.closing(engine.client(self.url)) as api:
             found: list[Any] = [*api.containers(all=True, filters=filters), *api.networks(filters=filters)]
             found += api.volumes(filters=filters)["Volumes"] or []

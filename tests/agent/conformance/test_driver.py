@@ -3,78 +3,19 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flowctl.errors import DriverError
 from flowctl_agent.drivers import Driver, Launch, Run, RunKey
-from support.agents import SLEEP, STUBBORN, WORKER, key, only_run, output, script
+from support.agents import SLEEP, STUBBORN, WORKER, clear, ended, key, only_run, output, script
 from support.polling import eventually
-from support.stages import DockerStage, ProcessStage, Stage
+from support.stages import Stage
 
 Opened = Callable[[], contextlib.AbstractAsyncContextManager[Driver]]
 Launching = Callable[..., Launch]
-
-
-@pytest.fixture(params=["process", "docker"])
-def stage(request: pytest.FixtureRequest, state_dir: Path, tmp_path: Path) -> Stage:
-    """The driver under test, and how its programs are started."""
-    if request.param == "docker":
-        return DockerStage(request.getfixturevalue("engine"), state_dir)
-    return ProcessStage(state_dir, tmp_path)
-
-
-@pytest.fixture
-def launch(stage: Stage) -> Launching:
-    """Makes a launch of a program, for the driver under test."""
-    return stage.launch
-
-
-@pytest.fixture
-def opened(stage: Stage) -> Opened:
-    """Opens the driver under test, as often as an agent would on one host."""
-
-    @contextlib.asynccontextmanager
-    async def open_one() -> AsyncGenerator[Driver]:
-        driver = stage.driver()
-        await driver.open()
-        try:
-            yield driver
-        finally:
-            await driver.close()
-
-    return open_one
-
-
-@pytest.fixture
-async def one(opened: Opened, stage: Stage) -> AsyncGenerator[Driver]:
-    """One open driver; what still runs in the end is stopped, and then nothing is left."""
-    async with opened() as driver:
-        yield driver
-        await clear(driver)
-    assert not stage.leftovers()
-
-
-async def clear(driver: Driver) -> None:
-    """Stop what runs, and let go of what has ended."""
-    for run in await driver.list():
-        await driver.stop(run.key, 0.0)
-    for run in await driver.list():
-        await driver.forget(run.key)
-    await driver.tidy(())
-
-
-async def ended(driver: Driver, run: RunKey | None = None) -> Run:
-    """The run once it has exited."""
-    exits: list[Run] = []
-    driver.on_exit(exits.append)
-    known = [each for each in await driver.list() if not each.live and each.key == (run or key())]
-    if known:
-        return known[0]
-    await eventually(lambda: bool(exits), "an exit")
-    return exits[0]
 
 
 async def test_started_listed_and_stopped(one: Driver, launch: Launching):
@@ -120,6 +61,7 @@ async def test_the_last_words_of_a_crash(one: Driver, launch: Launching):
         (["no-such-program-on-the-path"], ["no-such-program-on-the-path", "PATH"]),
         (["AWKWARD/plain"], ["AWKWARD/plain", "Permission denied"]),
         (["/etc"], ["/etc", "Permission denied"]),
+        pytest.param(["AWKWARD/empty"], ["AWKWARD/empty", "Exec format error"], marks=pytest.mark.needs("exec format")),
     ],
 )
 async def test_a_program_that_cannot_be_started(one: Driver, stage: Stage, launch: Launching, argv: list[str], words: list[str]):
@@ -128,6 +70,40 @@ async def test_a_program_that_cannot_be_started(one: Driver, stage: Stage, launc
     run = await ended(one)
     assert all(word.replace("AWKWARD", stage.awkward) in run.failure for word in words), run.failure
     assert (await only_run(one)) == run
+
+
+@pytest.mark.needs("cwd")
+async def test_a_working_directory_that_is_gone(one: Driver, launch: Launching, tmp_path: Path):
+    """Is an exited run with a sentence that names the directory."""
+    await one.start(launch(SLEEP, cwd=tmp_path / "gone"))
+    run = await ended(one)
+    assert run.failure == f"the working directory {tmp_path}/gone cannot be entered: No such file or directory"
+
+
+@pytest.mark.needs("image")
+@pytest.mark.parametrize(
+    ("image", "failure"),
+    [
+        ("nobody/has-this:1", "the image nobody/has-this:1 is not on this host, and its pull policy is never"),
+        (f"nobody/has-this@sha256:{'0' * 64}", "is not on this host, and its pull policy is never"),
+    ],
+)
+async def test_an_image_that_is_not_there(one: Driver, launch: Launching, image: str, failure: str):
+    """Is an exited run with the image's name, not an error of the driver, and leaves nothing."""
+    run = await one.start(launch(SLEEP, image=image))
+    assert not run.live
+    assert failure in run.failure
+    assert image in run.failure
+
+
+async def test_after_a_crash_the_next_incarnation_runs(one: Driver, launch: Launching):
+    """Started again under the next number; the output of both is there, and each is the run's own."""
+    await one.start(launch(script("print('first'); raise SystemExit(3)")))
+    assert (await ended(one)).code == 3
+    assert (await one.start(launch(script("import time; print('second'); time.sleep(3600)"), key(2)))).live
+    await eventually(lambda: output(one, key(2)) == [("stdout", "second")], "the output of the second run")
+    assert output(one, key(1)) == [("stdout", "first")]
+    assert [(run.key, run.live) for run in await one.list()] == [(key(1), False), (key(2), True)]
 
 
 async def test_two_runs_of_one_instance_never_live_at_once(one: Driver, launch: Launching):
@@ -194,6 +170,41 @@ async def test_output_is_told_and_read_in_order(one: Driver, launch: Launching):
     chunk = one.read_output(key(), 0, 65_536)
     assert all(line.time_ns > 1_600_000_000_000_000_000 for line in chunk.lines)
     assert one.read_output(key(), chunk.lines[1].position, 65_536).lines == chunk.lines[1:]
+
+
+async def test_output_is_read_once_whoever_follows(opened: Opened, launch: Launching):
+    """A second driver goes on where the first one stopped: no line is lost, none is there twice."""
+    program = script("import time\nfor n in range(100000):\n    print(n)\n    time.sleep(0.002)")
+    async with opened() as first:
+        await first.start(launch(program))
+        await eventually(lambda: len(output(first, key())) > 50, "some lines")
+    async with opened() as second:
+        before = len(output(second, key()))
+        await eventually(lambda: len(output(second, key())) > before + 300, "more lines")
+        await second.stop(key(), 5.0)
+        numbers = [int(text) for _, text in output(second, key())]
+        assert numbers == list(range(len(numbers)))
+        await clear(second)
+
+
+async def test_secrets_are_not_in_the_output(one: Driver, launch: Launching):
+    """Whatever a program writes of them, in however many pieces: neither its output nor its last words have them."""
+    secret = "hunter2-correct-horse"
+    program = """
+import os, sys, time
+secret = os.environ["TOKEN"]
+print("token", secret, secret)
+os.write(2, b"Traceback: " + secret[:8].encode())
+time.sleep(0.1)
+os.write(2, secret[8:].encode() + b" is wrong\\n")
+sys.exit(3)
+"""
+    await one.start(launch(script(program), env={"TOKEN": secret}, secrets=[secret]))
+    run = await ended(one)
+    assert run.last_words == ["Traceback: *** is wrong"]
+    assert sorted(text for _, text in output(one, run.key)) == ["Traceback: *** is wrong", "token *** ***"]
+    files = [path for path in one.directory(run.key).rglob("*") if path.is_file()]
+    assert not [path for path in files if secret in path.read_text(errors="replace")]
 
 
 async def test_the_environment_and_the_configuration_arrive(one: Driver, launch: Launching):

@@ -4,6 +4,7 @@ import contextlib
 from typing import Any, Final
 
 from flowctl.errors import DriverError
+from flowctl.spec.containers import is_root
 from flowctl_agent.drivers import Launch
 from flowctl_agent.drivers.docker import recipe
 from flowctl_agent.drivers.docker.archive import archive
@@ -58,7 +59,12 @@ def begin(engine: Engine, name: str, config: dict[str, Any], launch: Launch) -> 
     except EngineRefusedError as error:
         return f"its container cannot be made: {error.message}"
     try:
-        _give_files(engine, container, config["User"], launch)
+        uid, gid = _ids(engine, container, config["User"])
+        if uid == 0 and not is_root(launch.container.user or recipe.NOBODY):
+            engine.remove(container)
+            return f'the user {config["User"]} of image {launch.image} is root: write user: "0" in the container if that is meant'
+        engine.put(container, recipe.FILES, archive(recipe.files_of(launch), uid, gid))
+        engine.put(container, recipe.STATE, archive({}, uid, gid, folders=(recipe.STATE_FOLDER,)))
         engine.start(container)
         found = engine.inspect(container)
     except DriverError as error:
@@ -84,15 +90,13 @@ def _created(engine: Engine, name: str, config: dict[str, Any]) -> str:
     return engine.create(name, config)
 
 
-def _give_files(engine: Engine, container: str, user: str, launch: Launch) -> None:
-    """Put the configuration and the secrets where only the program's user can read them, and make the state directory theirs."""
+def _ids(engine: Engine, container: str, user: str) -> tuple[int, int]:
+    """The numbers of the program's user and group: only they can read the files that the container is given."""
     name, _, group = user.partition(":")
     named = not name.isdecimal() or not (group or "0").isdecimal() or not group
     passwd = (engine.read_file(container, "/etc/passwd") or b"") if named else b""
     groups = (engine.read_file(container, "/etc/group") or b"") if group and not group.isdecimal() else b""
-    uid, gid = recipe.user_ids(user, passwd.decode("utf-8", "replace"), groups.decode("utf-8", "replace"))
-    engine.put(container, recipe.FILES, archive(recipe.files_of(launch), uid, gid))
-    engine.put(container, recipe.STATE, archive({}, uid, gid, folders=(recipe.STATE_FOLDER,)))
+    return recipe.user_ids(user, passwd.decode("utf-8", "replace"), groups.decode("utf-8", "replace"))
 
 
 def _sentence(message: str, launch: Launch) -> str:
