@@ -42,8 +42,8 @@ def to_dot(graph: Graph) -> str:
     return "\n".join(["digraph pipeline {", "  rankdir=LR;", *lines, *edges, "}"]) + "\n"
 
 
-def to_text(graph: Graph, *, ascii_only: bool, width: int) -> str:
-    """See ``Graph.to_text``."""
+def to_text(graph: Graph, *, ascii_only: bool = False, width: int = 120) -> str:
+    """The graph drawn for a terminal of ``width`` columns, or as a list where a drawing would not fit or not be clear."""
     drawing = _Drawing(graph).text()
     if drawing is None or max(len(line) for line in drawing.splitlines()) > width:
         drawing = _listing(graph)

@@ -1,6 +1,6 @@
 """The graph of a pipeline: who feeds whom, in which order, and what of a component makes it the same component.
 
-Pure. ``flowctl.drawing`` turns a graph into text.
+Pure. ``flowctl.drawing`` draws a graph.
 """
 
 import hashlib
@@ -94,24 +94,6 @@ class Graph(msgspec.Struct, frozen=True):
     def downstream_of(self, component_id: str) -> set[str]:
         """The ids of everything that the component's events reach, directly or not."""
         return self._reach(component_id, lambda node: node.downstreams)
-
-    def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart."""
-        from flowctl.drawing import to_mermaid
-
-        return to_mermaid(self)
-
-    def to_dot(self) -> str:
-        """The graph in Graphviz' language."""
-        from flowctl.drawing import to_dot
-
-        return to_dot(self)
-
-    def to_text(self, *, ascii_only: bool = False, width: int = 120) -> str:
-        """The graph drawn for a terminal of ``width`` columns, or as a list where a drawing would not fit or not be clear."""
-        from flowctl.drawing import to_text
-
-        return to_text(self, ascii_only=ascii_only, width=width)
 
     def _reach(self, start: str, neighbours: Callable[[GraphNode], tuple[str, ...]]) -> set[str]:
         seen: set[str] = set()

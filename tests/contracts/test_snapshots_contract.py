@@ -45,6 +45,14 @@ def _snapshot(seq: int, size: int = 100, schema_: str = SCHEMA) -> Snapshot:
     return Snapshot.of(state[:size], seq=seq, entry_hash="a" * 64, schema=schema_, time_ns=seq)
 
 
+def test_data_that_is_another_snapshots_is_refused():
+    """Whole and well compressed, of the right size even: the checksum in the head says that it is not the one."""
+    one, other = _snapshot(10), Snapshot.of(bytes(100), seq=10, entry_hash="a" * 64, schema=SCHEMA)
+    assert one.state() != other.state()
+    with pytest.raises(ValueError, match="checksum"):
+        msgspec.structs.replace(one, data=other.data).state()
+
+
 async def test_a_snapshot_is_returned_as_it_was_stored(store: Store):
     """Of any size, also larger than a message may be; by sequence; of another schema none."""
     assert await store.snapshots.heads(SCHEMA) == []

@@ -179,7 +179,7 @@ async def test_a_test_goes_along_every_route(store: JetStreamStore, hook: Hooks)
 
 
 async def test_killed_in_the_middle_it_goes_on_without_a_gap(hook: Hooks, tmp_path: Path):
-    """The program alone, killed -9 again and again, the NATS server restarted: every entry is told, in order, none left out."""
+    """The program alone, killed -9 while an entry is refused: every entry is taken once it can be, in order, none left out."""
     token = tmp_path / "token"
     token.write_text("T0PS3CRET")
     log = tmp_path / "log"
@@ -213,14 +213,19 @@ async def test_killed_in_the_middle_it_goes_on_without_a_gap(hook: Hooks, tmp_pa
                 seqs += await change(store, 40)
                 enough = 40 * number + 10
                 await eventually(lambda enough=enough: len(set(hook.seqs(path))) > enough, "some notices", timeout_s=40)
+                hook.plans[path] = [500]
+                refused = len(hook.at(path))
+                await eventually(lambda n=refused: 500 in [each.answer for each in hook.at(path)[n:]], "a refusal", timeout_s=20)
                 process.send_signal(signal.SIGKILL)
                 process.wait()
+                hook.plans[path] = [500, 200]
                 process = start()
             seqs += await change(store, 10)
             await eventually(lambda: hook.seqs(path)[-1:] == seqs[-1:], "the last notice", timeout_s=60)
             told = hook.seqs(path)
             assert list(dict.fromkeys(told)) == seqs
             assert told == sorted(told)
+            assert list(dict.fromkeys(each.seq for each in hook.at(path) if each.answer == 200)) == seqs
             assert len({each.headers["ce-id"] for each in hook.at(path)}) == len(seqs)
             process.terminate()
             assert process.wait(20) == 0

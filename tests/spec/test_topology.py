@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowctl.drawing import to_dot, to_mermaid, to_text
 from flowctl.errors import UserError
 from flowctl.partition import PartitionBy, key_bytes, partition
 from flowctl.spec.model import Component, Input, Metadata, Pipeline, Restart, Spec
@@ -73,14 +74,14 @@ DRAWINGS = {
 def test_drawings(edges: str):
     """Linear, fan-out, fan-in, diamond, and an edge past others."""
     graph = Graph.of(pipeline(edges))
-    assert graph.to_text() == DRAWINGS[edges]
-    assert graph.to_text(ascii_only=True).isascii()
+    assert to_text(graph) == DRAWINGS[edges]
+    assert to_text(graph, ascii_only=True).isascii()
 
 
 def test_what_does_not_fit_is_listed():
     """A narrow terminal, and a graph whose lines would be read wrongly."""
-    assert Graph.of(pipeline("a>m m>z")).to_text(width=10) == "a ─▶ m\nm ─▶ z\nz\n"
-    assert Graph.of(pipeline("a>y b>z c>z b>y c>x")).to_text() == "a ─▶ y\nb ─▶ z, y\nc ─▶ z, x\ny\nz\nx\n".replace(
+    assert to_text(Graph.of(pipeline("a>m m>z")), width=10) == "a ─▶ m\nm ─▶ z\nz\n"
+    assert to_text(Graph.of(pipeline("a>y b>z c>z b>y c>x"))) == "a ─▶ y\nb ─▶ z, y\nc ─▶ z, x\ny\nz\nx\n".replace(
         "b ─▶ z, y", "b ─▶ y, z"
     )
 
@@ -94,7 +95,7 @@ EDGE_SETS = st.sets(
 def test_a_drawing_shows_exactly_the_edges(pairs: set[tuple[int, int]]):
     """Followed with a finger from each box to the right, the lines lead to its readers and nowhere else."""
     graph = Graph.of(pipeline(" ".join(f"n{a}>n{b}" for a, b in sorted(pairs))))
-    text = graph.to_text()
+    text = to_text(graph)
     if "┌" in text:
         assert traced(text) == {(edge.upstream, edge.downstream) for edge in graph.edges}
 
@@ -186,8 +187,8 @@ def test_cycles_and_strangers_are_refused_by_name():
 def test_mermaid_and_dot():
     """For documents and Graphviz."""
     graph = Graph.of(pipeline("a>m m>z"))
-    assert graph.to_mermaid() == ('flowchart LR\n  n0(["a"])\n  n1["m"]\n  n2[("z")]\n  n0 --> n1\n  n1 --> n2\n')
-    assert '"a" -> "m";' in graph.to_dot()
+    assert to_mermaid(graph) == ('flowchart LR\n  n0(["a"])\n  n1["m"]\n  n2[("z")]\n  n0 --> n1\n  n1 --> n2\n')
+    assert '"a" -> "m";' in to_dot(graph)
     assert graph.edges == [Edge("a", "m"), Edge("m", "z")]
 
 

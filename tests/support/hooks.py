@@ -10,11 +10,12 @@ HEADERS_OF = {200: "OK", 302: "Found", 404: "Not Found", 410: "Gone", 429: "Too 
 
 @dataclass
 class Received:
-    """One request."""
+    """One request, and the answer that it got."""
 
     path: str
     headers: dict[str, str]
     body: bytes
+    answer: int | str = ""
 
     @property
     def seq(self) -> int:
@@ -60,9 +61,10 @@ class Hooks:
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         path = first.split()[1]
-        self.received.append(Received(path, headers, await reader.readexactly(int(headers.get("content-length", "0")))))
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
         plan = self.plans.get(path, [200])
         answer = plan.pop(0) if len(plan) > 1 else plan[0]
+        self.received.append(Received(path, headers, body, answer))
         if answer == "hang":
             await asyncio.Event().wait()
         if answer == "trickle":

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flowctl import drawing
 from flowctl.errors import UserError
 from flowctl.instants import Instant, parse_instant
 from flowctl.spec.model import Pipeline
@@ -59,11 +60,11 @@ def graph(
         case Format.TEXT:
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
             encodable = (sys.stdout.encoding or "ascii").lower().replace("-", "") in ("utf8", "utf16")
-            text = drawn.to_text(ascii_only=not encodable, width=width)
+            text = drawing.to_text(drawn, ascii_only=not encodable, width=width)
         case Format.MERMAID:
-            text = drawn.to_mermaid()
+            text = drawing.to_mermaid(drawn)
         case Format.DOT:
-            text = drawn.to_dot()
+            text = drawing.to_dot(drawn)
     write(text if text.endswith("\n") else f"{text}\n")
 
 
