@@ -5,7 +5,7 @@ Both run ``flowctl run`` on the pipeline file, which is the control plane and it
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Final, cast
 
@@ -16,19 +16,28 @@ STOP_MARGIN_S: Final = 15
 """How much longer than its slowest component a whole pipeline may take to end."""
 STATE: Final = "/var/lib/flowctl"
 PLACE: Final = "/pipeline"
+USER: Final = 65532
+"""Whose the image's programs are."""
 SOCKET: Final = "/var/run/docker.sock"
 
 _ENV: Final = re.compile(r"(?<!\$)\$\{env:([A-Za-z_][A-Za-z0-9_]*)")
 _PLAIN: Final = re.compile(r"\A[A-Za-z0-9_./:@%+=,-]+\Z")
 
 
-def compose(pipeline: Pipeline, file: PurePath, image: str) -> str:
-    """A Compose file (YAML) that runs the pipeline in flowctl's image; ``file`` is absolute and its directory is mounted."""
+def compose(pipeline: Pipeline, file: PurePath, image: str, writable: Sequence[PurePath] = ()) -> str:
+    """A Compose file (YAML) that runs the pipeline in flowctl's image.
+
+    ``file`` is absolute and its directory is mounted, read-only but for ``writable``, directories that are somewhere in it.
+    """
     import yaml
 
     uses_docker = "docker" in drivers_of(pipeline)
     mounts: list[dict[str, Any]] = [
         {"type": "bind", "source": _dollars(str(file.parent)), "target": PLACE, "read_only": True},
+        *(
+            {"type": "bind", "source": _dollars(str(each)), "target": f"{PLACE}/{_dollars(str(each.relative_to(file.parent)))}"}
+            for each in writable
+        ),
         {"type": "volume", "source": "state", "target": STATE},
     ]
     service: dict[str, Any] = {
@@ -36,6 +45,7 @@ def compose(pipeline: Pipeline, file: PurePath, image: str) -> str:
         "command": ["flowctl", "run", "--yes", f"{PLACE}/{_dollars(file.name)}"],
         "environment": {
             "FLOWCTL_STATE_DIR": STATE,
+            "FLOWCTL_NAME": pipeline.name,  # a container that is made anew is the same host
             **dict.fromkeys(variables_of(pipeline)),  # none: passed through if it is set
         },
         "volumes": mounts,
@@ -52,6 +62,8 @@ def compose(pipeline: Pipeline, file: PurePath, image: str) -> str:
         service |= {"network_mode": "host", "group_add": ["${DOCKER_GID:-999}"]}
         service |= {"environment": {**service["environment"], "FLOWCTL_DRIVERS": "process,docker"}}
     head = f"# Runs the pipeline {pipeline.name}: docker compose -f this-file up --detach\n"
+    head += f"# Its components are in {PLACE}, the pipeline file's directory. They can write to {STATE}"
+    head += f" and, as user {USER}, to {', '.join(each.name for each in writable)}.\n" if writable else ", and nowhere else.\n"
     if uses_docker:
         head += f"# It may use the host's Docker engine ({SOCKET}), and with it everything on the host.\n"
         head += "# DOCKER_GID is the number of the group that the socket belongs to.\n"
@@ -59,8 +71,8 @@ def compose(pipeline: Pipeline, file: PurePath, image: str) -> str:
     return head + yaml.safe_dump(document, sort_keys=False, width=120)
 
 
-def systemd(pipeline: Pipeline, file: PurePath, program: PurePath) -> str:
-    """A systemd unit that runs the pipeline as a user of its own; ``file`` and ``program`` are absolute.
+def systemd(pipeline: Pipeline, file: PurePath, program: PurePath, writable: Sequence[PurePath] = ()) -> str:
+    """A systemd unit that runs the pipeline as a user of its own, which may write to ``writable``; all paths are absolute.
 
     Raises:
         UserError: a path cannot stand in a unit.
@@ -91,6 +103,7 @@ def systemd(pipeline: Pipeline, file: PurePath, program: PurePath) -> str:
         "SuccessExitStatus=130",
         *("DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=read-only", "PrivateTmp=yes"),
         *("ProtectKernelTunables=yes", "ProtectControlGroups=yes", "RestrictSUIDSGID=yes"),
+        *(f"ReadWritePaths={_quoted(str(each))}" for each in writable),
         *(["SupplementaryGroups=docker"] if "docker" in drivers_of(pipeline) else []),
         "",
         "[Install]",
@@ -141,7 +154,12 @@ def _path(text: str) -> str:
     return text.replace("%", "%%")
 
 
+def _quoted(text: str) -> str:
+    """One of several paths as systemd reads them."""
+    escaped = _path(text).replace("\\", "\\\\").replace('"', '\\"')
+    return escaped if _PLAIN.match(text) else f'"{escaped}"'
+
+
 def _word(text: str) -> str:
     """One word of a command as systemd reads it."""
-    escaped = _path(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
-    return escaped if _PLAIN.match(text) else f'"{escaped}"'
+    return _quoted(text).replace("$", "$$")

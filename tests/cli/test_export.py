@@ -45,7 +45,8 @@ def test_a_compose_file_runs_the_pipeline_strictly(tmp_path: Path):
     assert service["volumes"][0]["source"] == str(file.parent).replace("$", "$$")
     assert service["volumes"][0]["read_only"] is True
     assert (service["cap_drop"], service["read_only"], service["security_opt"]) == (["ALL"], True, ["no-new-privileges:true"])
-    assert service["environment"] == {"FLOWCTL_STATE_DIR": "/var/lib/flowctl", "API_KEY": None, "NOTE": None}
+    state = {"FLOWCTL_STATE_DIR": "/var/lib/flowctl", "FLOWCTL_NAME": "orders"}
+    assert service["environment"] == {**state, "API_KEY": None, "NOTE": None}
     assert service["stop_grace_period"] == "80s"
     assert "network_mode" not in service
 
@@ -60,6 +61,22 @@ def test_a_pipeline_of_containers_gets_the_engine_and_is_told_so(tmp_path: Path)
     assert service["network_mode"] == "host"
 
 
+def test_what_components_may_write_to_is_named_one_by_one(tmp_path: Path):
+    """A directory below the file's, and no other; it is there in both forms."""
+    file = pipeline_file(tmp_path)
+    folder = file.parent / "my out"
+    flowctl = Flowctl(tmp_path)
+    assert "mkdir" in flowctl.run("export", "compose", str(file), "--writable", "my out", expect=2).stderr
+    assert "not below" in flowctl.run("export", "compose", str(file), "--writable", "..", expect=2).stderr
+    assert "not below" in flowctl.run("export", "systemd", str(file), "--writable", ".", expect=2).stderr
+    folder.mkdir()
+    text = flowctl.run("export", "compose", str(file), "--writable", "my out").stdout
+    mounts = yaml.safe_load(text)["services"]["orders"]["volumes"]
+    assert mounts[1] == {"type": "bind", "source": str(folder).replace("$", "$$"), "target": "/pipeline/my out"}
+    unit = flowctl.run("export", "systemd", str(file), "--writable", "my out").stdout
+    assert f'ReadWritePaths="{str(folder).replace("%", "%%").replace(chr(34), chr(92) + chr(34))}"' in unit
+
+
 def test_systemd_takes_the_unit(tmp_path: Path):
     """`systemd-analyze verify` finds nothing wrong with it, awkward paths included."""
     file = pipeline_file(tmp_path)
@@ -67,7 +84,7 @@ def test_systemd_takes_the_unit(tmp_path: Path):
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / "flowctl-orders.service"
-    unit.write_text(exports.systemd(load(file).pipeline, file, program))
+    unit.write_text(exports.systemd(load(file).pipeline, file, program, [file.parent]))
     assert "must set: API_KEY, NOTE" in unit.read_text()
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze on this machine")

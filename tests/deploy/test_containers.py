@@ -19,7 +19,7 @@ from support import compose as composes
 from support import engine as engines
 from support import images
 from support.compose import Compose
-from support.flowctl import Flowctl, until
+from support.flowctl import control_plane, until
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGE = "flowctl-test/flowctl:1"
@@ -147,11 +147,22 @@ def test_three_nats_servers_and_each_service_apart(image: str, engine: str, tmp_
 
 
 def test_an_exported_pipeline_runs(image: str, engine: str, tmp_path: Path):
-    """`flowctl export compose` of the quickstart, brought up as it was written: every result is in the sink's file."""
-    folder = tmp_path / "quickstart"
-    shutil.copytree(ROOT / "examples" / "quickstart", folder)
-    flowctl = Flowctl(tmp_path)
-    file = tmp_path / "compose.yaml"
-    file.write_text(flowctl.run("export", "compose", str(folder / "pipeline.yaml"), "--image", image).stdout)
-    with running(file, "flowctl-exported", engine, tmp_path):
-        until((folder / "out" / "expensive.jsonl").exists, "results", timeout_s=60)
+    """`flowctl export compose` of the quickstart, as it was written: the sink has every result; made anew it is the same host."""
+    here, folder = tmp_path / "here", tmp_path / "quickstart"
+    for each in (here, folder):
+        shutil.copytree(ROOT / "examples" / "quickstart", each, ignore=shutil.ignore_patterns("out"))
+        (each / "out").mkdir()
+        (each / "out").chmod(0o777)  # the container's user is nobody's here
+    with control_plane(tmp_path) as flowctl:
+        flowctl.run("up", str(here / "pipeline.yaml"))
+        words = ["export", "compose", str(folder / "pipeline.yaml"), "--image", image, "--writable", "out"]
+        file = flowctl.write("compose.yaml", flowctl.run(*words).stdout)
+    expected = (here / "out" / "expensive.jsonl").read_text().splitlines()
+    results = folder / "out" / "expensive.jsonl"
+    with running(file, "flowctl-exported", engine, tmp_path) as compose:
+        for again in (False, True):
+            if again:
+                results.unlink()
+                compose.run("up", "--detach", "--force-recreate")
+            until(lambda: "is completed" in compose.run("logs", "--no-color"), "the end of the pipeline", timeout_s=90, every_s=1)
+            assert sorted(results.read_text().splitlines()) == sorted(expected)
