@@ -1,6 +1,7 @@
 """The fleet: pipelines, instances and hosts as the journal tells them. A pure fold, shared by every service.
 
 ``Fleet.apply`` is total: any entry in any order leaves a valid state. What it does for one instance is ``flowctl.instance``.
+A placement that was decided before something that it should have known is passed over, by every reader alike.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ from flowctl.journal import seals
 from flowctl.journal.events import (
     Aggregate,
     AggregateKind,
+    ComponentAssigned,
+    ComponentUnassigned,
     HostDrainCancelled,
     HostDrainRequested,
     HostEvent,
@@ -236,7 +239,8 @@ class Fleet(msgspec.Struct):
         elif aggregate is None or _KINDS[type(event)] != aggregate.kind:
             self.put_aside(entry, f"a {type(event).__name__} does not belong to {aggregate or 'no aggregate'}")
         elif aggregate.kind == "component":
-            fold_instance(self._instance(aggregate.instance), event, entry)  # type: ignore[arg-type]
+            if type(event) not in _DECIDED or not self._overtaken(aggregate, event):  # type: ignore[arg-type]
+                fold_instance(self._instance(aggregate.instance), event, entry)  # type: ignore[arg-type]
         elif aggregate.kind == "pipeline":
             self._apply_pipeline(entry, aggregate.key[0], event)  # type: ignore[arg-type]
         elif aggregate.kind == "host":
@@ -258,6 +262,23 @@ class Fleet(msgspec.Struct):
         self.poison_total += 1
         if len(self.quarantine) < MAX_QUARANTINE:
             self.quarantine.append(Quarantined(entry.seq, entry.subject, reason))
+
+    def _overtaken(self, aggregate: Aggregate, event: ComponentAssigned | ComponentUnassigned) -> bool:
+        """Whether something was said that this decision should have known and did not: of the pipeline, or of the host."""
+        known = event.decided_on
+        if not known:
+            return False
+        state = self.pipelines.get(aggregate.key[0])
+        if state is not None and state.command_seq > known:
+            return True
+        if isinstance(event, ComponentUnassigned):
+            return False
+        if state is not None and state.ended and state.status_seq > known:
+            return True
+        host = self.hosts.get(event.host)
+        if host is None:
+            return False
+        return (host.status != "up" and host.seq > known) or (host.drain is not None and host.drain_seq > known)
 
     def _instance(self, instance_id: InstanceId) -> Instance:
         instance = self.instances.get(instance_id)
@@ -337,5 +358,6 @@ class Fleet(msgspec.Struct):
                 pass
 
 
+_DECIDED: Final = (ComponentAssigned, ComponentUnassigned)
 _CANONICAL: Final = msgspec.msgpack.Encoder(order="deterministic")
 _KINDS: Final[Mapping[type[Any], AggregateKind]] = {event_type: kind for event_type, (kind, _) in TOKENS.items()}

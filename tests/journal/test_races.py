@@ -7,16 +7,19 @@ it when one of them has moved.
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import pytest
 
+from flowctl.decision import Decision
 from flowctl.errors import ConflictError
 from flowctl.fleet import Fleet
-from flowctl.journal.events import Aggregate, ComponentStarted, ComponentStarting, HostJoined
+from flowctl.journal.events import Aggregate, ComponentStarted, ComponentStarting, HostJoined, HostLost
 from flowctl.journal.log import Draft, Entry, Journal
 from flowctl.projection import Projection
 from flowctl_orchestrator.decide import decide_restart, decide_scale, decide_stop, decide_submit
+from flowctl_orchestrator.drain import decide_drain
 from flowctl_orchestrator.lifecycle import is_live
 from flowctl_orchestrator.plan import plan, plan_pipeline
 from support.journals import collected
@@ -141,9 +144,49 @@ async def test_a_paused_orchestrator_that_wakes_writes_nothing_of_what_it_had_de
             await store.close()
 
 
+@pytest.mark.parametrize("what", ["stopped", "scaled", "drained", "lost"])
+async def test_a_decision_that_does_not_know_what_has_been_said_since_means_nothing(what: str):
+    """Of what a decision has only read, the server knows nothing and takes it; no reader of the journal makes anything of it."""
+    async with nats_server() as server:
+        stores = [await connect(server, name=name) for name in ("paused", "other")]
+        journal = stores[1].journal
+        joined = HostJoined(agent="h1", address="127.0.0.1", drivers=["process"])
+        await journal.append([Draft(Aggregate.of_host("h1"), joined)], actor="agent")
+        paused, other = (Projection(store.journal) for store in stores)
+        following = [await each.start() for each in (paused, other)]
+        await other.decide(lambda fleet: decide_submit(fleet, spec_of("orders"), source="", fresh=False), actor="user")
+        await paused.sync()
+        now_ns, held = journal.now_ns(), Paused(stores[0].journal)
+        paused.journal = cast("Journal", held)
+        first = plan_pipeline(paused.fleet, "orders", now_ns).drafts
+        stale = asyncio.create_task(paused.decide(lambda _: first, actor="paused"))
+        await held.decided.wait()
+        since: dict[str, Callable[[Fleet], Decision]] = {
+            "stopped": lambda fleet: decide_stop(fleet, "orders", reason="asked"),
+            "scaled": lambda fleet: decide_scale(fleet, "orders", "double", 1),
+            "drained": lambda fleet: decide_drain(fleet, "h1", reason="asked"),
+            "lost": lambda _: [Draft(Aggregate.of_host("h1"), HostLost(silence_s=31.0))],
+        }
+        await other.decide(since[what], actor="user")
+        held.awake.set()
+        assert len(await stale) == len(first), "the server refused it: then this proves nothing"
+        await other.sync()
+        for each in (paused, other):
+            assert not [found.id for found in each.fleet.instances.values() if found.assignment is not None or found.wanted]
+        if what == "scaled":  # what follows now is decided on what is known now, and counts
+            drafts = plan_pipeline(other.fleet, "orders", now_ns).drafts
+            assert len(await other.decide(lambda _: drafts, actor="other")) == len(drafts)
+            assert len([found for found in other.fleet.instances.values() if found.wanted]) == 3
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        for store in stores:
+            await store.close()
+
+
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 def test_a_stale_decision_on_what_nobody_has_touched_is_undone(seed: int):
-    """The server takes it, because no head that it stands on moved. The next plans lead where they would without it."""
+    """The server takes it, because no head that it stands on moved. Plans lead where they would without it."""
     chance, taken = random.Random(seed), 0
     for _ in range(STALE // 3):
         scene = Scene(*HOSTS)

@@ -73,9 +73,10 @@ class PlanningReplay:
         made = [self._made(name), *reversed(self._recent.get(name, ()))]
         recent = [each for each in made if entry.time_ns - each.time_ns <= RECENT_S * _S] or made[:1]
         drafts = [draft for each in recent for draft in each.drafts if draft.aggregate == entry.aggregate]
-        if any(draft.event == entry.event for draft in drafts):
+        recorded = _whenever(entry.event)
+        if any(draft.event == recorded for draft in drafts):
             self.count.same += 1
-            since = self._standing.get(name, {}).get(_key(entry.event, str(entry.aggregate)))
+            since = self._standing.get(name, {}).get(_key(recorded, str(entry.aggregate)))
             if since is not None:
                 self.late_s = max(self.late_s, (entry.time_ns - since[1]) / _S)
             return
@@ -131,10 +132,17 @@ class PlanningReplay:
 
     def _made(self, name: str) -> _Made:
         try:
-            return _Made(self._fleet.seq, self._now_ns, plan_pipeline(self._fleet, name, self._now_ns).drafts)
+            drafts = plan_pipeline(self._fleet, name, self._now_ns).drafts
+            bare = [msgspec.structs.replace(draft, event=_whenever(draft.event)) for draft in drafts]
+            return _Made(self._fleet.seq, self._now_ns, bare)
         except Exception as error:  # noqa: BLE001 - as in the planner, one pipeline's trouble stops no other
             self.troubles[name] = str(error) or type(error).__name__
             return _Made(self._fleet.seq, self._now_ns, [])
+
+
+def _whenever(event: JournalEvent) -> JournalEvent:
+    """The decision without the entry that it was decided on, which is the last one that the orchestrator had read."""
+    return msgspec.structs.replace(event, decided_on=0) if isinstance(event, ComponentAssigned | ComponentUnassigned) else event
 
 
 def _key(event: JournalEvent | Unknown | Poison, aggregate: str) -> bytes:

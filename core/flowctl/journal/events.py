@@ -66,6 +66,8 @@ class ComponentAssigned(Fact, frozen=True, kw_only=True):
     """A host is to run the instance; the entry's own sequence names this assignment. A later one replaces it.
 
     ``rolling`` says that it takes the place of an assignment that was well: no other is replaced until this one is well too.
+    ``decided_on`` is the last entry of the journal that whoever decided this had read (0: not said). It means nothing if a
+    command about the pipeline, the pipeline's end, or the host's loss or drain stands between that entry and this one.
     """
 
     host: str
@@ -75,13 +77,18 @@ class ComponentAssigned(Fact, frozen=True, kw_only=True):
     component: Component
     reason: str = ""
     rolling: bool = False
+    decided_on: int = 0
 
 
 class ComponentUnassigned(Fact, frozen=True, kw_only=True):
-    """No host is to run the instance any more. Without ``drain`` it is not worth waiting for what it has in hand."""
+    """No host is to run the instance any more. Without ``drain`` it is not worth waiting for what it has in hand.
+
+    It means nothing if a command about the pipeline stands between the entry that it was ``decided_on`` and this one.
+    """
 
     reason: str = ""
     drain: bool = True
+    decided_on: int = 0
 
 
 class ComponentStarting(Fact, frozen=True, kw_only=True):

@@ -135,6 +135,7 @@ def decide_restart(
             revision=state.revision,
             component=component,
             reason="restart requested",
+            decided_on=fleet.seq,
         )
         drafts.append(Draft(Aggregate.of_instance(instance.id), event, assignment.seq))
     return drafts

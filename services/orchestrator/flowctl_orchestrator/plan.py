@@ -227,6 +227,7 @@ class _Sketch:
             component=target.component,
             reason=reason,
             rolling=rolling,
+            decided_on=self._real_seq,
         )
         return self._draft(Aggregate.of_instance(instance.id), event, cause)
 
@@ -261,7 +262,7 @@ class _Sketch:
                 self._load[instance.assignment.host] -= 1
             reason, cause = self._why_withdraw(instance)
             drain = self.state.status != "failed"  # who has failed for good acknowledges nothing any more
-            event = ComponentUnassigned(reason=reason, drain=drain)
+            event = ComponentUnassigned(reason=reason, drain=drain, decided_on=self._real_seq)
             drafts.append(self._draft(Aggregate.of_instance(instance.id), event, cause))
         return drafts
 
