@@ -28,7 +28,7 @@ from flowctl.telemetry.logs import setup_logging
 from flowctl.telemetry.web import WebServer
 
 CONNECT_RETRY_S: Final = 0.5
-STALE_ANSWERS: Final = 3
+STALE_ANSWERS: Final = 20
 STOP_TIMEOUT_S: Final = 30.0
 
 log = logging.getLogger("flowctl.serving")

@@ -157,3 +157,15 @@ async def test_attempts_that_come_half_way_leave_no_sockets():
         finally:
             gc.enable()
         await store.close()
+
+
+async def test_closing_survives_that_somebody_else_gave_up_waiting_for_the_socket_to_end():
+    """Whoever waits for it and is cancelled cancels the wait of all: an attempt that ran out of time must not end the closer."""
+    async with nats_server() as server:
+        held = connection.Connection(server.url, name="test", connect_timeout_s=5, request_timeout_s=5)
+        await held.open()
+        waiting = asyncio.create_task(held.client._transport.wait_closed())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await held.close()

@@ -1,5 +1,6 @@
-"""nats-py's client with four of its habits changed."""
+"""nats-py's client with five of its habits changed."""
 
+import asyncio
 import functools
 from collections.abc import Callable
 from typing import Any, Final
@@ -39,7 +40,9 @@ class PatientClient(Client):
 
     It also spends two thirds of a replay on looking for spaces in header names; this one looks once at each name. And who reads
     a whole stream gets its messages raw: making an object of each and queueing it for a task takes longer than folding it.
-    An attempt to connect that came half-way leaves its socket to the garbage collector there, and is closed here.
+    An attempt to connect that came half-way leaves its socket to the garbage collector there, and is closed here. Who waits for
+    a socket's end and is cancelled cancels the wait of everybody else (a future of asyncio's streams, shared by all who wait):
+    whoever closes a client is not ended by that.
     """
 
     _parse_header_lines = staticmethod(parse_header_lines)
@@ -70,6 +73,14 @@ class PatientClient(Client):
         if self._transport is not None:
             self._transport.close()
         await super()._connect_to_server(s)
+
+    async def _close(self, *args: Any, **words: Any) -> None:  # noqa: ANN401 - as in nats-py
+        try:
+            await super()._close(*args, **words)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg:

@@ -31,6 +31,7 @@ MAX_GROUP_BYTES: Final = 4 * 1024 * 1024
 ATTEMPTS_TOGETHER: Final = 2
 MAX_ATTEMPTS: Final = 12
 MIN_REPLY_S: Final = 0.05
+READ_BACK_S: Final = 2.0
 
 MSG_ID: Final = "Nats-Msg-Id"
 EXPECTED_STREAM: Final = "Nats-Expected-Stream"
@@ -288,7 +289,9 @@ class GroupCommit:
         return await self._message({"seq": seq + 1, "next_by_subj": subjects.aggregate_filter(aggregate)})
 
     async def _message(self, body: dict[str, object]) -> LastMessage | None:
-        stored = await get_message(self._connection, self._stream, body)
+        # A stream without a leader answers nothing, and one with a new leader at once: ask often rather than wait long.
+        timeout_s = min(READ_BACK_S, self._connection.request_timeout_s)
+        stored = await get_message(self._connection, self._stream, body, timeout_s=timeout_s)
         if stored is None:
             return None
         digest = codec.entry_hash(stored.subject, stored.headers, stored.data)

@@ -30,6 +30,7 @@ STUCK_AFTER_S: Final = 10.0
 SUPERVISE_S: Final = 1.0
 
 NO_RESPONDERS: Final = "503"
+NOBODY_NOW: Final = 503
 
 _NO_ADDRESS: Final = ("connect url", "mixing of")
 
@@ -204,11 +205,16 @@ class Connection:
 
         Raises:
             ApiError: the server refuses.
-            JournalUnavailableError: it does not answer.
+            JournalUnavailableError: it does not answer, or says that nobody can answer now (no leader, JetStream switched off).
         """
         data = b"" if body is None else msgspec.json.encode(body)
         reply = await self.request(f"$JS.API.{subject}", data, timeout_s=timeout_s)
-        return decode_reply(reply, reply_type)
+        try:
+            return decode_reply(reply, reply_type)
+        except ApiError as error:
+            if error.code == NOBODY_NOW:
+                raise self.unavailable(error.message) from error
+            raise
 
     # --- the client --------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.messages import get_message, nanoseconds
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
 from flowctl.journal.jetstream.restore import restore
-from flowctl.journal.jetstream.streams import StreamInfo, stream_info
+from flowctl.journal.jetstream.streams import StreamInfo, info_upto
 from flowctl.journal.log import Draft, Entry, Head, Record, Subjects
 
 MAX_CONFLICTS: Final = 20
@@ -206,7 +206,7 @@ class JetStreamJournal:
 
     async def follow(self, *, after: int = 0, subject: Subjects = None) -> AsyncIterator[Entry]:
         """See ``Journal``."""
-        last = (await self._info()).state.last_seq
+        last = (await self._info(after)).state.last_seq
         if after > last:
             raise JournalCorruptError(f"the journal ends at {last}, before {after}")
         reader = self._reader(subject)
@@ -219,10 +219,10 @@ class JetStreamJournal:
     def _reader(self, subject: Subjects) -> StreamReader:
         return StreamReader(self._connection, subjects.JOURNAL_STREAM, subject=subject, contiguous=subject is None)
 
-    async def _info(self) -> StreamInfo:
+    async def _info(self, upto: int = 0) -> StreamInfo:
         self._connection.raise_if_broken()
         try:
-            info = await stream_info(self._connection, subjects.JOURNAL_STREAM)
+            info = await info_upto(self._connection, subjects.JOURNAL_STREAM, upto)
         except ApiError as error:
             raise self._connection.unavailable(error.message) from error
         self.check_identity(info)

@@ -36,14 +36,16 @@ class _Reply(msgspec.Struct):
     message: _Stored
 
 
-async def get_message(connection: Connection, stream: str, body: Mapping[str, object]) -> Message | None:
+async def get_message(
+    connection: Connection, stream: str, body: Mapping[str, object], *, timeout_s: float | None = None
+) -> Message | None:
     """The message that ``body`` asks for (``seq``, ``last_by_subj`` or ``seq`` and ``next_by_subj``); None if there is none.
 
     Raises:
         ApiError, JournalUnavailableError: the server refuses, or does not answer.
     """
     try:
-        stored = (await connection.api(f"STREAM.MSG.GET.{stream}", body, _Reply)).message
+        stored = (await connection.api(f"STREAM.MSG.GET.{stream}", body, _Reply, timeout_s=timeout_s)).message
     except ApiError as error:
         if error.err_code == MESSAGE_NOT_FOUND:
             return None

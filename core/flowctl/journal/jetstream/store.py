@@ -1,8 +1,7 @@
 """The store on JetStream: one connection, the streams, and the checks before the first byte."""
 
-import asyncio
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from flowctl.clock import Clock, SystemClock
 from flowctl.errors import JournalCorruptError
@@ -17,8 +16,6 @@ from flowctl.journal.jetstream.messages import get_message, nanoseconds
 from flowctl.journal.jetstream.notices import JetStreamNotices
 from flowctl.journal.jetstream.snapshots import JetStreamSnapshots
 from flowctl.journal.jetstream.subscriptions import JetStreamSubscriptions
-
-STALE_ANSWERS: Final = 5
 
 
 class JetStreamStore:
@@ -111,14 +108,8 @@ class JetStreamStore:
         """After a reconnection: the server may be another one; it must be the same journal, and hold what was seen of it."""
         server_check.check_server_info(self._connection.server_info)
         await server_check.check_sync(self._connection, monitor_urls=monitor_urls, assume_synced=assume_synced)
-        found = await streams.stream_info(self._connection, subjects.JOURNAL_STREAM)
+        found = await streams.info_upto(self._connection, subjects.JOURNAL_STREAM, self.journal.seen_sequence)
         self.journal.check_identity(found)
-        for _ in range(STALE_ANSWERS if found.config.get("num_replicas") != 1 else 0):
-            # A leader that is being deposed may answer with what it had.
-            if found.state.last_seq >= self.journal.seen_sequence:
-                break
-            await asyncio.sleep(1)
-            found = await streams.stream_info(self._connection, subjects.JOURNAL_STREAM)
         self._check_end(found)
 
     def _check_end(self, found: streams.StreamInfo) -> None:

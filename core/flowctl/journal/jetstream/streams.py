@@ -1,5 +1,6 @@
 """The streams: what they must be, what they are, and the refusal when the two differ. Never alters a stream."""
 
+import asyncio
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,9 @@ HEARTBEAT_BYTES: Final = 256 * 1024 * 1024
 LOG_BYTES: Final = 1024 * 1024 * 1024
 DEAD_LETTER_BYTES: Final = 1024 * 1024 * 1024
 NOTICE_BYTES: Final = 64 * 1024 * 1024
+
+STALE_ANSWERS: Final = 20
+STALE_S: Final = 0.5
 
 STREAM_NOT_FOUND: Final = 10059
 STREAM_EXISTS: Final = 10058
@@ -203,6 +207,21 @@ async def stream_info(connection: Connection, stream: str, *, timeout_s: float |
         raise
 
 
+async def info_upto(connection: Connection, stream: str, seq: int) -> StreamInfo:
+    """What the stream is and holds; if it has several copies, not before it holds message ``seq``, or for ten seconds does not.
+
+    The leader of a moment ago answers with what it had, a new one before it has applied all that it has. Raises as
+    ``stream_info``.
+    """
+    info = await stream_info(connection, stream)
+    for _ in range(STALE_ANSWERS):
+        if info.state.last_seq >= seq or info.config.get("num_replicas") == 1:
+            break
+        await asyncio.sleep(STALE_S)
+        info = await stream_info(connection, stream)
+    return info
+
+
 async def ensure_stream(connection: Connection, wanted: Settings, *, create: bool) -> StreamInfo:
     """The stream as it is, created if it is absent and ``create``.
 
@@ -216,7 +235,7 @@ async def ensure_stream(connection: Connection, wanted: Settings, *, create: boo
         info = await connection.api(f"STREAM.INFO.{name}", None, StreamInfo)
     except ApiError as error:
         if error.err_code != STREAM_NOT_FOUND:
-            raise _refusal(error, name, connection) from error
+            raise _refusal(error, name) from error
         if not create:
             raise JournalAbsentError(
                 f"stream {name} does not exist", hint="flowctl's services make it when they first start with this NATS server"
@@ -233,12 +252,10 @@ async def _create(connection: Connection, wanted: Settings) -> StreamInfo:
         return await connection.api(f"STREAM.CREATE.{name}", wanted, StreamInfo)
     except ApiError as error:
         if error.err_code != STREAM_EXISTS:
-            raise _refusal(error, name, connection) from error
+            raise _refusal(error, name) from error
     # Somebody else was first, with other settings: what is there will be compared.
     return await connection.api(f"STREAM.INFO.{name}", None, StreamInfo)
 
 
-def _refusal(error: ApiError, stream: str, connection: Connection) -> Exception:
-    if error.code == 503:
-        return connection.unavailable(error.message)
+def _refusal(error: ApiError, stream: str) -> Exception:
     return JournalMisconfiguredError(f"stream {stream}: the server says: {error.message}")
