@@ -28,6 +28,7 @@ DEFAULT_REGISTRY: Final = ("127.0.0.1", 8080)
 LOW_BYTES: Final = 200_000_000
 SCARCE_BYTES: Final = 2_000_000_000
 MAX_LAG: Final = 1_000
+MONITORING_S: Final = 3.0
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +133,10 @@ def _port() -> Finding:
 
 
 async def _control_plane(session: Session, *, timeout_s: float) -> AsyncIterator[Finding]:
-    yield await _journal(session, timeout_s=timeout_s)
+    monitor_url = _monitor_url(session)
+    for finding in await _nats_servers(monitor_url):
+        yield finding
+    yield await _journal(session, monitor_url, timeout_s=timeout_s)
     async with contextlib.AsyncExitStack() as stack:
         try:
             control = await stack.enter_async_context(plane.opened(session, timeout_s=timeout_s))
@@ -153,17 +157,50 @@ async def _control_plane(session: Session, *, timeout_s: float) -> AsyncIterator
             yield finding
 
 
-async def _journal(session: Session, *, timeout_s: float) -> Finding:
+def _monitor_url(session: Session) -> str:
+    """The monitoring addresses of the NATS servers, separated by commas; empty if nobody named any."""
+    from flowctl.settings import Settings, load_settings
+
+    if session.nats:
+        return load_settings(Settings).nats_monitor_url or session.monitor
+    record = server_record.read_record(session.state_dir)
+    return record.nats_monitor_url if record is not None else _discovered_monitor(session)
+
+
+async def _nats_servers(monitor_urls: str) -> list[Finding]:
+    """How each NATS server is, by its own word: one that has met a full disk answers whoever asks, and keeps nothing."""
+    urls = [url.strip() for url in monitor_urls.split(",") if url.strip()]
+    return list(await asyncio.gather(*map(_nats_server, urls)))
+
+
+async def _nats_server(url: str) -> Finding:
+    from flowctl.journal import monitoring
+
+    try:
+        async with asyncio.timeout(MONITORING_S):
+            wrong = await monitoring.complaint(url)
+    except (OSError, TimeoutError):
+        hint = "is it running, and its monitoring port reachable from here?"
+        return Finding(check="nats", level="wrong", detail=f"nothing answers at {url}", hint=hint)
+    except ValueError as error:
+        return Finding(check="nats", level="wrong", detail=str(error), hint="set FLOWCTL_NATS_MONITOR_URL")
+    if wrong is None:
+        return Finding(check="nats", level="ok", detail=f"{url} is well")
+    if monitoring.keeps_nothing(wrong):
+        hint = "make room on its disk, then restart it: it takes nothing before (one that flowctl started restarts by itself)"
+        return Finding(check="nats", level="wrong", detail=f"{url} keeps nothing: {wrong}", hint=hint)
+    hint = "its log says more; one that has just come back copies from the others first"
+    return Finding(check="nats", level="wrong", detail=f"{url} is not well: {wrong}", hint=hint)
+
+
+async def _journal(session: Session, monitor_url: str, *, timeout_s: float) -> Finding:
     """Whether the server and its streams keep what they acknowledge: the check that every service makes."""
     from flowctl.journal.jetstream import JetStreamStore
     from flowctl.settings import Settings, load_settings
 
-    url, record = plane.nats_url(session), server_record.read_record(session.state_dir)
+    url = plane.nats_url(session)
     try:
         settings = load_settings(Settings)
-        monitor_url = settings.nats_monitor_url or session.monitor
-        if not session.nats:
-            monitor_url = record.nats_monitor_url if record is not None else _discovered_monitor(session)
         store = await JetStreamStore.connect(
             url,
             name=f"flowctl-doctor-{os.getpid()}",

@@ -1,12 +1,14 @@
 """The embedded nats-server: started fast, adopted, restarted on its port, never orphaned, private."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +19,9 @@ import pytest
 from flowctl.errors import JournalUnavailableError
 from flowctl.journal import server_process
 from flowctl.journal.embedded import EmbeddedNats, discover
+from flowctl.journal.events import Aggregate, HostDrainRequested
+from flowctl.journal.log import Draft, Entry
+from support.disks import fill, make_room, small_disk, why_no_disks
 from support.journals import collected, stop
 from support.nats import connect
 from support.polling import eventually
@@ -238,3 +243,44 @@ async def test_a_missing_program_is_explained(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(server_process, "PROGRAM", "nats-server-that-is-not-there")
     with pytest.raises(JournalUnavailableError, match=r"no nats-server program .*--nats"):
         await EmbeddedNats(tmp_path).start()
+
+
+async def test_a_full_disk_is_said_and_heals_by_itself(tmp_path: Path):
+    """Nothing false is acknowledged; once there is room the server is started anew, without anybody's doing."""
+    reason = why_no_disks()
+    if reason is not None:
+        pytest.skip(reason)
+    said: list[str] = []
+    with small_disk(tmp_path / "nats") as disk:
+        server = EmbeddedNats(disk, on_change=said.append)
+        await server.start()
+        store = await connect(server, request_timeout_s=1)
+        draft = Draft(Aggregate.of_host("h1"), HostDrainRequested(reason="x" * 1000))
+        acknowledged = list(await store.journal.append([draft], actor="test"))
+        await asyncio.to_thread(fill, disk)
+        full = time.monotonic()
+        for _ in range(100):
+            try:
+                acknowledged += await store.journal.append([draft], actor="test")
+            except JournalUnavailableError:
+                break
+        else:
+            pytest.fail("the disk is full, and a hundred entries were taken")
+        await eventually(lambda: any("keeps nothing" in each for each in said), "it is said")
+        assert time.monotonic() - full <= 10
+        assert not any("started anew" in each for each in said)
+        make_room(disk)
+        again: list[Entry] = []
+
+        async def append() -> None:
+            while not again:
+                with contextlib.suppress(JournalUnavailableError):
+                    again.extend(await store.journal.append([draft], actor="test"))
+
+        async with asyncio.timeout(10):
+            await append()
+        assert server.restarts == 1
+        found = {entry.id: entry for entry in await collected(store.journal.read())}
+        assert all(found[entry.id].seq == entry.seq for entry in [*acknowledged, *again])
+        await store.close()
+        await server.stop()

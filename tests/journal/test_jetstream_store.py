@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowctl.errors import (
@@ -135,6 +136,18 @@ def test_a_server_that_cannot_is_refused(info: dict[str, Any], said: str):
     """Too old, without JetStream, or with a small payload limit."""
     with pytest.raises(JournalMisconfiguredError, match=said):
         check_server_info(info)
+
+
+async def test_a_cluster_without_a_leader_is_absent_and_not_wrong(raw: Connection):
+    """A service that took that refusal for a fault of its own would end, and stay away when the leader is back."""
+    refusal = {"error": {"code": 503, "err_code": 10008, "description": "JetStream system temporarily unavailable"}}
+
+    async def answer(message: Any) -> None:
+        await message.respond(msgspec.json.encode(refusal))
+
+    await raw.client.subscribe("$JS.API.NOBODY.LEADS", cb=answer)  # as a server that has lost its peers says it
+    with pytest.raises(JournalUnavailableError, match=r"temporarily unavailable \(10008\)"):
+        await raw.api("NOBODY.LEADS", None, StreamInfo)
 
 
 async def test_nobody_there_is_said_in_time():

@@ -317,7 +317,7 @@ class _Stuck(MemoryStore):
         self.groups: list[int] = []
         publish = self.heartbeats.publish
 
-        async def hanging(beats: list[Beat]) -> None:
+        async def hanging(beats: list[Beat], **_within: float) -> None:
             self.groups.append(len(beats))
             await self.free.wait()
             await publish(beats)

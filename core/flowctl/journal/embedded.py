@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -21,7 +22,7 @@ from typing import Final
 import msgspec
 
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal import server_process
+from flowctl.journal import monitoring, server_process
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ MEMORY_STORE_BYTES: Final = 64 * 1024 * 1024
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 5.0
 STEADY_AFTER_S: Final = 10.0
+LOOK_S: Final = 2.0
+ROOM_BYTES: Final = 8 * 1024 * 1024
+"""With less room than this a server that has met a full disk is not started anew: it would only meet it again."""
 MAX_BACKOFF_S: Final = 5.0
 
 CONFIG_FILE: Final = "nats.conf"
@@ -78,6 +82,7 @@ def _address(state: _State) -> Address:
 class EmbeddedNats:
     """The nats-server of one directory, started or adopted, and started again (on the same port) when it dies.
 
+    One that has met a full disk takes nothing any more, also when there is room: then it is ended, and started again.
     ``detached`` lets the server outlive this process. ``on_change`` is called with one sentence whenever the server died, was
     started again or could not be. Times are seconds.
     """
@@ -99,6 +104,7 @@ class EmbeddedNats:
         self._state: _State | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -130,6 +136,7 @@ class EmbeddedNats:
             return
         await self._ensure()
         self._watch = asyncio.create_task(self._keep(), name="embedded-nats")
+        self._looking = asyncio.create_task(self._look(), name="embedded-nats-disk")
 
     async def stop(self, *, adopted: bool = False) -> None:
         """End the server if this object started it (with ``adopted`` in any case): SIGTERM, a bounded wait, then SIGKILL."""
@@ -143,10 +150,11 @@ class EmbeddedNats:
 
     async def release(self) -> None:
         """Stop watching, and leave the server alone. A server that was not detached still dies with its starter."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-            self._watch = None
+        for task in (self._looking, self._watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._looking = self._watch = None
 
     def _running(self) -> _State:
         if self._state is None:
@@ -174,6 +182,28 @@ class EmbeddedNats:
                     break
             self.restarts += 1
             self._say(f"nats-server runs again (pid {self._running().pid})")
+
+    async def _look(self) -> None:
+        """End a server that has given up on its disk, once there is room on it; ``_keep`` starts it again."""
+        said = False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            state = self._running()
+            try:
+                wrong = await monitoring.complaint(_address(state).monitor_url)
+            except (OSError, TimeoutError, ValueError):
+                continue  # it is on its way, or gone
+            if wrong is None or not monitoring.keeps_nothing(wrong):
+                said = False
+                continue
+            if not said:
+                self._say(f"nats-server keeps nothing any more until there is room in {self.directory}: {wrong}")
+                said = True
+            if shutil.disk_usage(self.directory).free >= ROOM_BYTES:
+                self._say(f"there is room in {self.directory}: nats-server is started anew")
+                async with self._locked():
+                    if server_process.runs(state.pid, self._config_path):
+                        await server_process.end(state.pid, timeout_s=STOP_TIMEOUT_S, child=self._child)
 
     def _say(self, sentence: str) -> None:
         _log.warning(sentence)

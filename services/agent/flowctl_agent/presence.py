@@ -62,6 +62,7 @@ class Presence:
         count: Callable[[], int],
     ) -> None:
         self.superseded: RefusedError | None = None
+        self.unheard = False
         self.lost = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
         self._host = host
@@ -137,13 +138,14 @@ class Presence:
                 # be the silence that loses the host as soon as others are heard again.
                 beat = HostBeat(self._host, self._joined.agent, self._count())
                 await self._heartbeats.publish([beat], timeout_s=self._interval_s)
+                self.unheard = False
                 host = self._projection.fleet.hosts.get(self._host)
                 if host is not None and host.status == "up" and host.joined.agent != self._joined.agent:
                     self._give_up()  # it joined before this agent listened
                 if self.superseded is None and (host is None or host.status != "up"):
                     await self._join()
             except JournalUnavailableError:
-                pass  # the projection says so already
+                self.unheard = True  # a full disk still answers whoever only reads
             except FlowctlError as error:
                 log.warning("the heartbeat failed: %s", error)
             await self._clock.sleep(self._interval_s)

@@ -134,6 +134,8 @@ class AgentService:
             return "not started"
         if self._context.projection.unavailable_since_ns is not None:
             return "the journal does not answer; what runs goes on"
+        if self._presence.unheard:
+            return "NATS takes no heartbeats: has it a leader, and room on its disk? What runs goes on"
         return None
 
     def _take_lock(self) -> None:

@@ -25,6 +25,8 @@ from flowctl_registry.servicer import Servicer
 from flowctl_registry.watches import Watches
 
 SERVICE_BEAT_S: Final = 0.5
+BEAT_WAIT_S: Final = 5.0
+"""A server whose disk is full answers everything but what it is to keep; so soon the registry says that it is not ready."""
 """How often the registry says that it is alive; the health monitor finds silence this much late at most."""
 RETRY_S: Final = 0.2
 
@@ -150,7 +152,10 @@ class RegistryService:
         """See ``Service``."""
         if self._server is None:
             return "it has not started yet"
-        return None if self._reachable else "the journal does not answer"
+        if self._reachable:
+            return None
+        away = self._context.projection.unavailable_since_ns is not None
+        return "the journal does not answer" if away else "NATS takes no heartbeats: has it a leader, and room on its disk?"
 
     def _bind(self, server: Serving) -> None:
         listen = self._settings.registry_listen
@@ -173,7 +178,7 @@ class RegistryService:
         beat = ServiceBeat(api.REGISTRY, self._settings.name)
         while True:
             try:
-                await self._context.store.heartbeats.publish([beat])
+                await self._context.store.heartbeats.publish([beat], timeout_s=BEAT_WAIT_S)
                 self._reachable = True
             except JournalUnavailableError:
                 self._reachable = False
