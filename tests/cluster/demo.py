@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.faults import Load, settled
+from cluster.faults import Load
 from cluster.parts import HOST_SILENCE_S, PARTS, Cluster, arrived, cluster
 from cluster.places import loopback
+from cluster.truth import settled
 from support.flowctl import until
 
 

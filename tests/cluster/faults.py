@@ -5,11 +5,11 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
-from cluster.parts import PARTS, Cluster, Part, arrived, missing
+from cluster.parts import HOST_SILENCE_S, PARTS, Cluster, Part, arrived, missing
 from cluster.places import pids_in
 from support.flowctl import until
 from support.pipelines import component, pipeline
@@ -18,7 +18,12 @@ Kind = Literal["kill", "pause", "restart", "cut", "power"]
 KINDS: Final[tuple[Kind, ...]] = ("kill", "pause", "restart", "cut", "power")
 """SIGKILL and a new start; SIGSTOP and SIGCONT; SIGTERM and a new start; the cable pulled; everything on the host killed."""
 
-WELL_S: Final = 60.0
+LEADER: Final = "leader"
+"""In place of a host: whichever leads the journal's stream when it happens."""
+
+BLINK_S: Final = (0.2, 3.0)
+LONG_S: Final = (HOST_SILENCE_S + 0.5, HOST_SILENCE_S + 4.0)
+"""So long lasts a fault that nobody may miss, and one for which a host is missed."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -30,17 +35,36 @@ class Fault(msgspec.Struct, frozen=True):
     seconds: float
 
     def __str__(self) -> str:
-        whom = self.host if self.kind in ("cut", "power") else f"the {self.part} of {self.host}"
-        return f"{self.kind} {whom} for {self.seconds:.1f} s"
+        return f"{self.kind} {self.whom()} for {self.seconds:.1f} s"
+
+    def whom(self) -> str:
+        """What it happens to."""
+        if self.kind in ("cut", "power"):
+            return self.host
+        return "the journal's leader" if self.host == LEADER else f"the {self.part} of {self.host}"
 
 
-def schedule(seed: int, hosts: list[str], *, can_cut: bool, count: int) -> list[Fault]:
-    """The faults of a seed."""
+class Schedule(msgspec.Struct, frozen=True):
+    """What happens, one after the other with a heal after each, or all together with one heal in the end."""
+
+    seed: int
+    faults: list[Fault]
+    together: bool
+
+    def __str__(self) -> str:
+        return (" and " if self.together else "; ").join(str(fault) for fault in self.faults)
+
+
+def schedule(seed: int, hosts: list[str], *, count: int, long: bool = True) -> Schedule:
+    """The schedule of a seed, of ``count`` faults; without ``long`` no host is away for so long that it is missed."""
     chance = random.Random(seed)
-    kinds: tuple[Kind, ...] = KINDS if can_cut else ("kill", "pause", "restart", "power")
-    return [
-        Fault(chance.choice(kinds), chance.choice(hosts), chance.choice(PARTS), chance.uniform(0.2, 7.0)) for _ in range(count)
-    ]
+    faults: list[Fault] = []
+    for _ in range(count):
+        kind, part = chance.choice(KINDS), chance.choice(PARTS)
+        leader = part == "nats" and kind in ("kill", "pause") and chance.random() < 0.5
+        seconds = chance.uniform(*(LONG_S if long and chance.random() < 0.3 else BLINK_S))
+        faults.append(Fault(kind, LEADER if leader else chance.choice(hosts), part, seconds))
+    return Schedule(seed, faults, together=count > 1 and chance.random() < 0.5)
 
 
 class Load:
@@ -49,6 +73,7 @@ class Load:
     def __init__(self, cluster: Cluster, *, rate: int = 300, name: str = "orders") -> None:
         self.cluster = cluster
         self.name = name
+        self.rate = rate
         self.out = cluster.directory / f"{name}.jsonl"
         self.file = cluster.directory / f"{name}.yaml"
         self.file.write_text(
@@ -87,11 +112,21 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def inflict(cluster: Cluster, fault: Fault) -> None:
-    """Let it happen, wait, and undo it."""
-    begin(cluster, fault)
-    _sit(fault.seconds)
-    undo(cluster, fault)
+def inflict(cluster: Cluster, *faults: Fault) -> None:
+    """Let them happen together, wait as long as the longest of them lasts, and undo them."""
+    happening = [met(cluster, fault) for fault in faults]
+    for fault in happening:
+        begin(cluster, fault)
+    sit(max(fault.seconds for fault in faults))
+    for fault in happening:
+        undo(cluster, fault)
+
+
+def met(cluster: Cluster, fault: Fault) -> Fault:
+    """The same fault with the host that it meets now."""
+    if fault.host != LEADER:
+        return fault
+    return msgspec.structs.replace(fault, host=until(cluster.nats_leader, "a leader of the journal"))
 
 
 def begin(cluster: Cluster, fault: Fault) -> None:
@@ -143,21 +178,6 @@ def _kill(pid: int) -> None:
         return
 
 
-def _sit(seconds: float) -> None:
+def sit(seconds: float) -> None:
     """A fault lasts as long as the schedule says; this waits for nothing else."""
     time.sleep(seconds)
-
-
-def settled(cluster: Cluster, load: Load) -> float:
-    """After a heal: wait until all hosts are up, the pipeline runs and events arrive; how long that took."""
-    begun = time.monotonic()
-    cluster.until_hosts("up", *(place.name for place in cluster.network.places), timeout_s=WELL_S)
-    cluster.until_well(load.name, timeout_s=WELL_S)
-    load.flows()
-    return time.monotonic() - begun
-
-
-def registrations(cluster: Cluster) -> set[tuple[str, int]]:
-    """Every registration that the journal holds: instance and incarnation."""
-    entries: list[dict[str, Any]] = cluster.json("history", "--type", "ComponentRegistered", "--limit", "100000")
-    return {(entry["instance"], entry["data"]["incarnation"]) for entry in entries}

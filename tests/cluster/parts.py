@@ -30,7 +30,7 @@ listen: {address}:{nats}
 http: {address}:{monitor}
 ping_interval: "2s"
 ping_max: 2
-jetstream {{ store_dir: {store}, sync_interval: always }}
+jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: 1TB }}
 cluster {{
   name: flowctl
   listen: {address}:{cluster}
@@ -87,7 +87,8 @@ class Part:
 class Cluster:
     """The parts by host and kind, and the operator's way to them."""
 
-    def __init__(self, network: Network, directory: Path) -> None:
+    def __init__(self, network: Network, directory: Path, *, host_silence_s: float) -> None:
+        self._host_silence_s = host_silence_s
         self.network = network
         self.directory = directory
         places = network.places
@@ -129,7 +130,7 @@ class Cluster:
             "REGISTRY_LISTEN": f"{place.address}:{REGISTRY}",
             "REGISTRY": ",".join(f"{each.address}:{REGISTRY}" for each in (place, *others)),
             "ADVERTISE_HOST": place.address,
-            "HOST_SILENCE_S": f"{HOST_SILENCE_S:g}",
+            "HOST_SILENCE_S": f"{self._host_silence_s:g}",
             "HOST_HEARTBEAT_S": "1",
             "LABELS": f"zone={place.name}",
         }
@@ -138,13 +139,14 @@ class Cluster:
 
     # --- all of it ---------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start everything and wait until every host has joined."""
-        for what in PARTS:
+    def start(self, *parts: str) -> None:
+        """Start these parts, or everything; wait until the journal has a leader and, with agents, every host has joined."""
+        for what in parts or PARTS:
             for part in self.of(what):
                 part.start()
         until(lambda: self.nats_leader() is not None, "a leader of the journal's stream", timeout_s=60)
-        self.until_hosts("up", *(place.name for place in self.network.places))
+        if not parts or "agent" in parts:
+            self.until_hosts("up", *(place.name for place in self.network.places))
 
     def close(self) -> None:
         """End everything."""
@@ -270,11 +272,13 @@ def missing(numbers: Iterable[int]) -> list[int]:
 
 
 @contextlib.contextmanager
-def cluster(network: Network, directory: Path) -> Generator[Cluster]:
-    """A control plane that runs, and is ended afterwards."""
-    made = Cluster(network, directory)
+def cluster(
+    network: Network, directory: Path, *, parts: tuple[str, ...] = (), host_silence_s: float = HOST_SILENCE_S
+) -> Generator[Cluster]:
+    """A control plane that runs (all of it, or these parts), and is ended afterwards."""
+    made = Cluster(network, directory, host_silence_s=host_silence_s)
     try:
-        made.start()
+        made.start(*parts)
         yield made
     finally:
         made.close()

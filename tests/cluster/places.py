@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-SUBNET = "10.213.77"
-OPERATOR = f"{SUBNET}.254"
+NETS = "10.213"
+"""Each run takes a free /24 of these addresses, so that several runs on one machine do not meet."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -68,8 +68,9 @@ def namespaces(count: int) -> Generator[Network]:
     """Hosts in namespaces, and this process attached to their switch as the operator."""
     own = f"fc{os.getpid()}"
     switch = f"{own}-sw"
+    subnet = _free_subnet()
     places = [
-        Place(f"h{number}", f"{SUBNET}.{number}", ("ip", "netns", "exec", f"{own}-h{number}")) for number in range(1, count + 1)
+        Place(f"h{number}", f"{subnet}.{number}", ("ip", "netns", "exec", f"{own}-h{number}")) for number in range(1, count + 1)
     ]
     made: list[str] = []
     operator = f"o{os.getpid()}"
@@ -89,7 +90,7 @@ def namespaces(count: int) -> Generator[Network]:
                 _ip("-n", space, "link", "set", device, "up")
         _ip("link", "add", operator, "type", "veth", "peer", "name", "p-operator", "netns", switch)
         _plug(switch, "p-operator")
-        _ip("address", "add", f"{OPERATOR}/24", "dev", operator)
+        _ip("address", "add", f"{subnet}.254/24", "dev", operator)
         _ip("link", "set", operator, "up")
         yield Network(places, switch)
     finally:
@@ -99,6 +100,15 @@ def namespaces(count: int) -> Generator[Network]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
             subprocess.run(["ip", "netns", "delete", space], capture_output=True, check=False)
+
+
+def _free_subnet() -> str:
+    taken = subprocess.run(["ip", "-oneline", "-4", "address"], capture_output=True, text=True, check=True).stdout
+    for offset in range(250):
+        subnet = f"{NETS}.{1 + (os.getpid() + offset) % 250}"
+        if f" {subnet}." not in taken:
+            return subnet
+    raise RuntimeError(f"every network of {NETS} is taken")
 
 
 def pids_in(space: str) -> list[int]:

@@ -1,28 +1,26 @@
 """Three hosts with addresses, NATS servers and services of their own: whatever dies, is held up or cut off, nothing is lost."""
 
-import asyncio
 import json
 import signal
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.faults import Fault, Load, begin, inflict, registrations, schedule, settled, undo
-from cluster.parts import HOST_SILENCE_S, SERVICES, Cluster, cluster
-from cluster.places import namespaces, pids_in, why_no_namespaces
-from flowctl.errors import JournalUnavailableError
-from flowctl.journal.events import Aggregate, HostDrainCancelled
-from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Draft
+from cluster.faults import Fault, Load, begin, inflict, schedule, undo
+from cluster.parts import HOST_SILENCE_S, SERVICES, Cluster, arrived, cluster
+from cluster.places import namespaces, why_no_namespaces
+from cluster.registrars import Registrars
+from cluster.truth import live_incarnations, settled, writes
 from support.flowctl import until
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("cluster")]
 
 SEED = 20_261
-FAULTS = 6
+SCHEDULES = 20
+RIGHT_S = 20.0
+"""After a heal the status is right within 10 s (RELIABILITY.md); the machine that tests is allowed to be slower."""
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def test_a_host_is_cut_off(three: Cluster, load: Load):
     assert after, "nothing was assigned because of it"
     assert max(after) - lost["time_ms"] <= 15_000
     latest = {name: each["incarnation"] for name, each in three.instances().items()}
-    until(lambda: live_incarnations(three) == latest, "the end of the old programs", timeout_s=60)
+    until(lambda: live_incarnations(three, load.name) == latest, "the end of the old programs", timeout_s=60)
 
 
 def test_without_any_control_plane_the_data_flows_and_nobody_is_blamed(three: Cluster, load: Load):
@@ -134,12 +132,14 @@ def test_without_any_control_plane_the_data_flows_and_nobody_is_blamed(three: Cl
     marked = unhealthy(three)
     for part in three.parts.values():
         part.kill()
+    begun, first = time.monotonic(), len(arrived(load.out))
     for _ in range(4):
         load.flows(timeout_s=5)
         time.sleep(2)  # longer than a host may be silent
+    assert len(arrived(load.out)) - first >= 0.9 * load.rate * (time.monotonic() - begun)
     for part in sorted(three.parts.values(), key=lambda part: part.what != "agent"):
         part.start()  # a host counts from when any is heard: its agent must be up by then, however slow the machine is
-    assert settled(three, load) <= 30
+    assert settled(three, load).well_s <= 30
     assert load.programs() == before
     assert unhealthy(three) == marked
 
@@ -158,36 +158,18 @@ def test_a_rolling_restart_of_everything_loses_nothing_and_fails_no_command(thre
 
 
 def test_random_faults(three: Cluster, load: Load):
-    """A short schedule of a seed; `make cluster-chaos SEED=…` plays longer ones. No acknowledged registration may be lost."""
-    known = registrations(three)
-    faults = schedule(SEED, [place.name for place in three.network.places], can_cut=True, count=FAULTS)
-    for fault in faults:
-        inflict(three, fault)
-        settled(three, load)
-        now = registrations(three)
-        assert known <= now
-        known = now
-
-
-def writes(three: Cluster) -> bool:
-    """Whether an entry can be appended to the journal within two seconds, by a client that comes anew."""
-    return asyncio.run(_append(three))
-
-
-async def _append(three: Cluster) -> bool:
-    draft = Draft(Aggregate.of_host("probe"), HostDrainCancelled())  # of a host that there is not: it changes nothing
+    """Twenty short schedules from seeds; `make cluster-chaos SEED=…` plays longer ones. No acknowledged registration is lost."""
+    registrars = Registrars(three)
+    right: list[float] = []
     try:
-        async with asyncio.timeout(2):
-            store = await JetStreamStore.connect(
-                three.nats_urls, name="probe", request_timeout_s=1.5, create=False, assume_synced=True
-            )
-            try:
-                await store.journal.append([draft], actor="probe")
-            finally:
-                await store.close()
-    except (TimeoutError, JournalUnavailableError):
-        return False
-    return True
+        for seed in range(SEED, SEED + SCHEDULES):
+            inflict(three, *schedule(seed, [place.name for place in three.network.places], count=1, long=False).faults)
+            right.append(settled(three, load).right_s)
+    finally:
+        registrars.end()
+    assert registrars.total() > SCHEDULES
+    assert not registrars.lost()
+    assert max(right) <= RIGHT_S, right
 
 
 def replicas(three: Cluster) -> dict[str, int]:
@@ -205,32 +187,3 @@ def unhealthy(three: Cluster) -> int:
     """How often an instance was ever marked unhealthy."""
     entries = three.json("history", "--type", "ComponentStatusChanged", "--limit", "100000")
     return sum(entry["data"]["status"] == "unhealthy" for entry in entries)
-
-
-def live_incarnations(three: Cluster) -> dict[str, int]:
-    """What really runs on all hosts."""
-    found: dict[str, int] = {}
-    for place in three.network.places:
-        for pid in pids_in(place.prefix[-1]):
-            environment = environ_of(pid)
-            if environment.get("FLOWCTL_INCARNATION") and "FLOWCTL_INPUTS" not in environment and is_program(pid):
-                name = ".".join(environment[f"FLOWCTL_{part}"] for part in ("PIPELINE", "COMPONENT_ID", "INSTANCE_INDEX"))
-                found[name] = int(environment["FLOWCTL_INCARNATION"]) if name not in found else -1
-    return found
-
-
-def environ_of(pid: int) -> dict[str, str]:
-    """A process' environment; empty if it is gone."""
-    try:
-        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return {}
-    return dict(pair.decode().split("=", 1) for pair in pairs if b"=" in pair)
-
-
-def is_program(pid: int) -> bool:
-    """Whether it is a component's own process."""
-    try:
-        return b"programs/" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
