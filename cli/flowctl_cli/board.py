@@ -52,15 +52,19 @@ def ended(pipeline: PipelineView) -> bool:
 
 
 def about(instance: InstanceView) -> str:
-    """What there is to say of an instance besides its phase: what it waits for, why it is as it is, how it last ended."""
+    """What there is to say of an instance besides its phase: why it is as it is, and what its file loosens of its container."""
     if instance.phase in QUIET:
         return ""
+    loosened = f"container: {', '.join(instance.loosened)}" if instance.loosened else ""
+    return "; ".join(word for word in (_state(instance), loosened) if word)
+
+
+def _state(instance: InstanceView) -> str:
+    """What it waits for, why it is as it is, how it last ended."""
     if instance.waiting_for and instance.phase != "failed":
         return _wait(instance.waiting_for)
     if instance.phase == "running" and instance.status == "healthy":
-        exit_ = f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""
-        loosened = f"container: {', '.join(instance.loosened)}" if instance.loosened else ""
-        return "; ".join(word for word in (exit_, loosened) if word)
+        return f"last exit: {instance.last_exit}" if instance.last_exit and instance.restarts else ""
     words = [instance.reason, f"last exit: {instance.last_exit}" if instance.last_exit else ""]
     return "; ".join(dict.fromkeys(word for word in words if word))
 

@@ -362,6 +362,18 @@ def test_a_host_to_wait_for_is_waited_for():
     assert words == ["waiting for host h1 to start it", "host h1 does not match label gpu=true"]
 
 
+@pytest.mark.parametrize("phase", ["waiting", "starting", "running", "restarting", "failed"])
+@pytest.mark.parametrize("status", ["unknown", "healthy", "unhealthy"])
+def test_what_a_container_is_loosened_by_is_always_said(phase: str, status: str):
+    """Whatever else there is to say of it."""
+    loose = {
+        "loosened": ["runs as root", "capabilities NET_RAW"],
+        "status": status,
+        "waiting_for": "" if phase == "running" else "x",
+    }
+    assert board.about(instance("orders.a.0", phase=phase, **loose)).endswith("container: runs as root, capabilities NET_RAW")
+
+
 def test_a_ctrl_c_that_arrives_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch):
     """``timeout 60 flowctl up …`` hands the terminal's Ctrl-C on to a program that has got it already."""
     now_s = [100.0]
