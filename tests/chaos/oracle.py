@@ -1,7 +1,7 @@
 """The judge: reads the sinks' raw files and knows the plan; shares no code with the system."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def judge(plan: Plan, play: Play, out: Path) -> Verdict:
             problems.append(f"{sink.name}: {len(foreign)} events that nobody emitted: {_some(foreign)}")
         problems += _duplicates(sink, copies, play)
         problems += _contents(sink, records)
-        problems += _order(plan, sink, valid)
+        problems += _order(plan, sink, valid, play.resending)
         problems += _count(plan, sink, records, play)
     letters = {(component, event) for component, event, _ in play.letters}
     unkept, wrong = _letters(plan, play)
@@ -157,8 +157,11 @@ def _contents(sink: Part, records: list[Record]) -> list[str]:
     return [f"{sink.name}: {len(bad)} events with another's content: {_some(bad)}"] if bad else []
 
 
-def _order(plan: Plan, sink: Part, records: list[Record]) -> list[str]:
-    """First arrivals grow per source instance, path and key, wherever replicas share by key."""
+def _order(plan: Plan, sink: Part, records: list[Record], resending: Collection[str]) -> list[str]:
+    """First arrivals grow per source instance, path and key, wherever replicas share by key.
+
+    Where ``when_full: drop`` lets events go, a replay may bring what was dropped before, and then it arrives late.
+    """
     scaled = {fault.component for fault in plan.faults if fault.kind == "scale"}
     newest: dict[tuple[str, str, str], int] = defaultdict(lambda: -1)
     seen: set[str] = set()
@@ -171,6 +174,8 @@ def _order(plan: Plan, sink: Part, records: list[Record]) -> list[str]:
         _, _, suffix = rest.partition("/")
         way = [plan.part(name) for name in (*_path(record.id)[1:], sink.name)]
         if any((part.replicas > 1 or part.name in scaled) and not part.partition_by for part in way):
+            continue
+        if any(part.drops for part in way) and any(name in resending for name in _path(record.id)):
             continue
         lane = (origin, suffix, record.key)
         if record.n < newest[lane]:

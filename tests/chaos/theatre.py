@@ -270,7 +270,13 @@ class Theatre:
         if self._available(key) and not self._linked(key):
             return False
         if not (known and known.incarnation > incarnation):
-            return key not in self._fleet.running or False
+            if key in self._fleet.running:
+                return False
+            # Its replacement was scaled away before it had registered: nobody has superseded this one, and nobody wants it.
+            self._zombies.remove((key, zombie))
+            zombie.kill()
+            zombie.wait(10)
+            return True
         self._voids.append(Void(*key, incarnation, time.monotonic_ns()))
         zombie.send_signal(signal.SIGCONT)
         return True
