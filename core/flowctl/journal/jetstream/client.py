@@ -75,12 +75,19 @@ class PatientClient(Client):
         await super()._connect_to_server(s)
 
     async def _close(self, *args: Any, **words: Any) -> None:  # noqa: ANN401 - as in nats-py
+        """However it ends: no attempt to connect goes on, and no socket stays open."""
         try:
             await super()._close(*args, **words)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
+        finally:
+            attempts = self._reconnection_task
+            if attempts is not None and not attempts.done() and attempts is not asyncio.current_task():
+                attempts.cancel()
+            if self._transport is not None:
+                self._transport.close()
 
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg:
