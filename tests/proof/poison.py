@@ -20,19 +20,10 @@ from flowctl.journal.embedded import discover
 from flowctl.journal.jetstream import JetStreamStore
 from support.flowctl import Flowctl, control_plane, until
 from support.reliability import write_section
+from support.spec_texts import TICKING
 
 SECTION: Final = "Entries that nobody can read"
 IN_FLIGHT: Final = 500
-PIPELINE: Final = """\
-apiVersion: flowctl/v1
-kind: Pipeline
-metadata: {name: orders}
-spec:
-  sources:
-    - {id: ticks, type: generator, config: {rate: 5}}
-  sinks:
-    - {id: shown, type: console, inputs: [ticks]}
-"""
 
 KINDS: Final[tuple[tuple[str, dict[str, str], bytes], ...]] = (
     ("flowctl.journal.pipeline.orders.submitted", {}, b"\xff"),
@@ -84,7 +75,7 @@ def play(directory: Path, *, seed: int, entries: int, restarts: int) -> list[flo
         AssertionError: something is not as it must be.
     """
     with control_plane(directory) as flowctl:
-        flowctl.write("p.yaml", PIPELINE)
+        flowctl.write("p.yaml", TICKING)
         took = [started_first(flowctl)]
         running = _handles(flowctl)
         asyncio.run(put(flowctl.state / "nats", seed, entries))

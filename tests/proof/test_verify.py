@@ -17,23 +17,13 @@ from flowctl.snapshotting import taken
 from flowctl_agent.drivers import RunKey
 from support.agents import launch, process_driver
 from support.flowctl import Flowctl, control_plane
-
-PIPELINE = """\
-apiVersion: flowctl/v1
-kind: Pipeline
-metadata: {name: orders}
-spec:
-  sources:
-    - {id: ticks, type: generator, config: {rate: 5}}
-  sinks:
-    - {id: shown, type: console, inputs: [ticks]}
-"""
+from support.spec_texts import TICKING
 
 
 def test_a_life_is_verified_exported_imported_and_defended(tmp_path: Path):
     """Live state, drivers, file, import and the stopped store agree; what was changed or cut off is named and refused."""
     with control_plane(tmp_path) as flowctl:
-        flowctl.write("p.yaml", PIPELINE)
+        flowctl.write("p.yaml", TICKING)
         flowctl.run("server", "--detach")
         flowctl.run("up", "p.yaml", "--detach", "--wait")
         report = flowctl.json("verify")

@@ -58,3 +58,16 @@ def problems_of(text: str | bytes) -> list[str]:
     except InvalidSpecError as error:
         return [str(problem) for problem in error.problems]
     return []
+
+
+TICKING = """\
+apiVersion: flowctl/v1
+kind: Pipeline
+metadata: {name: orders}
+spec:
+  sources:
+    - {id: ticks, type: generator, config: {rate: 5}}
+  sinks:
+    - {id: shown, type: console, inputs: [ticks]}
+"""
+"""A pipeline that goes on for ever: a tick every fifth of a second, shown on a console."""
