@@ -49,11 +49,12 @@ async def test_one_things_events_stay_in_order_and_the_rest_runs_beside_them():
     """Three at once at most, and at least two; of each pipeline one after the other."""
     rng = random.Random(5)
     order: dict[str, list[int]] = defaultdict(list)
-    at_once, most = 0, 0
+    at_once, most, ended = 0, 0, 0
+    all_ended = asyncio.Event()
 
     class Slow(Hook):
         async def run(self, entry: Entry) -> str:
-            nonlocal at_once, most
+            nonlocal at_once, most, ended
             at_once += 1
             most = max(most, at_once)
             assert entry.aggregate is not None
@@ -62,14 +63,17 @@ async def test_one_things_events_stay_in_order_and_the_rest_runs_beside_them():
             await asyncio.sleep(rng.uniform(0, 0.01))
             order[key].append(entry.seq)
             at_once -= 1
+            ended += 1
+            if ended == 60:
+                all_ended.set()
             return "exited 1" if entry.seq % 10 == 0 else ""
 
     failed: list[int] = []
     pool = Pool(Slow([], timeout_s=1, retries=0), 3, lambda entry, _: failed.append(entry.seq))
     for seq in range(1, 61):
         await pool.submit(entry(seq, f"p{seq % 4}"))
-    while at_once:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        await all_ended.wait()
     await pool.end()
     for seqs in order.values():
         assert seqs == [seq for seq in dict.fromkeys(seqs) for _ in range(2)]

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
@@ -18,14 +19,25 @@ from typing import Final
 EXT4_IOC_SHUTDOWN: Final = 0x8004587D
 NO_LOG_FLUSH: Final = 2
 SIZE_BYTES: Final = 256 * 1024 * 1024
+LET_GO_S: Final = 30.0
 
 
 class Disk:
-    """An image file and the folder on which it is mounted while it has power."""
+    """An image file and the folder on which it is mounted while it has power.
+
+    Whoever enters a mount namespace of its own meanwhile (a container, a host of the cluster tests) takes a copy of the mount
+    with it, and a file system that is still mounted anywhere is never read from its device again: the next mount would get the
+    dead one. So the folder around it is shared, that the copies go when it goes (``mount_namespaces(7)``), and letting go waits
+    for the last of them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.image = directory / "disk.img"
-        self.root = directory / "disk"
+        self._shared = directory / "shared"
+        self.root = self._shared / "disk"
+        self._shared.mkdir()
+        _run("mount", "--bind", str(self._shared), str(self._shared))
+        _run("mount", "--make-shared", str(self._shared))
         self.root.mkdir()
         with self.image.open("wb") as file:
             file.truncate(SIZE_BYTES)
@@ -44,8 +56,25 @@ class Disk:
             os.close(fd)
 
     def unmount(self) -> None:
-        """Let go of the dead file system; its writers must be gone."""
+        """Let go of the file system, and wait until the kernel has too; its writers must be gone.
+
+        Raises:
+            TimeoutError: somebody still holds it in a mount namespace of their own.
+        """
+        number = self.root.stat().st_dev
+        device = Path(os.path.realpath(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")).name
         _run("umount", str(self.root))
+        deadline = time.monotonic() + LET_GO_S
+        while Path("/sys/fs/ext4", device).exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{device} is still mounted in another namespace, {LET_GO_S:g} s after it was unmounted here")
+            time.sleep(0.01)
+
+    def discard(self) -> None:
+        """Leave nothing mounted."""
+        if os.path.ismount(self.root):
+            self.unmount()
+        _run("umount", str(self._shared))
 
 
 @contextlib.contextmanager
@@ -53,12 +82,11 @@ def disk() -> Generator[Disk]:
     """A new disk, with power."""
     with tempfile.TemporaryDirectory(prefix="flowctl-power-") as directory:
         made = Disk(Path(directory))
-        made.mount()
         try:
+            made.mount()
             yield made
         finally:
-            if os.path.ismount(made.root):
-                made.unmount()
+            made.discard()
 
 
 def why_not() -> str:

@@ -1,6 +1,8 @@
 """What is acknowledged survives a power cut, and the harness that says so can tell the difference."""
 
 import asyncio
+import os
+import subprocess
 
 import pytest
 
@@ -14,6 +16,23 @@ pytestmark = [
     # The harness lets go of each server and ends it by its pid, so the object that started it never hears of its end.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.mark.parametrize("propagation", ["slave", "private"])
+def test_a_copy_of_the_mount_elsewhere_does_not_bring_the_dead_file_system_back(propagation: str):
+    """A container that starts meanwhile takes a copy of the mount with it: what is mounted next is alive all the same."""
+    with disk() as made:
+        (made.root / "kept").write_text("kept")
+        os.sync()
+        words = ["unshare", "--mount", "--propagation", propagation, "sh", "-c", "echo; sleep 1"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as elsewhere:
+            assert elsewhere.stdout is not None
+            assert elsewhere.stdout.read(1), "it has its own namespace now"
+            made.cut()
+            made.unmount()
+            made.mount()
+            (made.root / "written").write_text("written")
+            assert (made.root / "kept").read_text() == "kept"
 
 
 def test_nothing_acknowledged_is_lost():
