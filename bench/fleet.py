@@ -30,8 +30,8 @@ from flowctl.control.v1 import control_pb2
 from flowctl.ids import InstanceId
 from flowctl.journal.embedded import EmbeddedNats
 from flowctl.journal.events import ComponentStatusChanged
+from flowctl.journal.heartbeats import Heartbeat
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Heartbeat
 from flowctl.journal.subjects import HEARTBEAT_STREAM
 from harness import cpu_s, free_port, pss_mb
 from heartbeats import instance, register

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import harness
 from flowctl.journal.events import ComponentExited, ComponentStatusChanged
+from flowctl.journal.heartbeats import Heartbeat
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Entry, Heartbeat
+from flowctl.journal.log import Entry
 from report import median, parser, percentile, progress, publish
 
 PIPELINE = """\

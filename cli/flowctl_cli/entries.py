@@ -7,7 +7,8 @@ import msgspec
 
 from flowctl.errors import UserError
 from flowctl.journal import subjects
-from flowctl.journal.log import Entry, Heartbeat, HostBeat, Poison, ServiceBeat, StoredBeat, Unknown
+from flowctl.journal.heartbeats import Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.log import Entry, Poison, Unknown
 from flowctl_cli.targets import Target
 from flowctl_cli.terminal import Cell, Style, clock_time, one_line
 

@@ -15,8 +15,9 @@ from flowctl.fleet import Fleet, Instance
 from flowctl.ids import InstanceId
 from flowctl.instants import Instant
 from flowctl.journal.events import Aggregate, ComponentAssigned, HostJoined
-from flowctl.journal.log import Entry, Journal, Store
+from flowctl.journal.log import Entry, Journal
 from flowctl.journal.paging import newest_first
+from flowctl.journal.store import Store
 from flowctl.journal.subjects import aggregate_filter
 from flowctl.past import Moment
 from flowctl.spec.problems import did_you_mean

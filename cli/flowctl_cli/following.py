@@ -7,7 +7,8 @@ import msgspec
 
 from flowctl.errors import FlowctlError, JournalUnavailableError
 from flowctl.journal import subjects
-from flowctl.journal.log import Entry, Journal, Store
+from flowctl.journal.log import Entry, Journal
+from flowctl.journal.store import Store
 from flowctl.journal.subscriptions import Subscription, held
 from flowctl_cli.entries import WIDTHS, Selection, entry_row, entry_view
 from flowctl_cli.hook import Hook, Pool

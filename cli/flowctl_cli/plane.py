@@ -12,7 +12,7 @@ import msgspec
 
 from flowctl import api, paths
 from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, JournalUnavailableError
-from flowctl.journal.log import Store
+from flowctl.journal.store import Store
 from flowctl_cli import server_record
 from flowctl_cli.journal_import import import_journal, wants_websockets
 from flowctl_cli.session import Session

@@ -19,7 +19,7 @@ from flowctl.errors import (
     DeadlineError,
     JournalUnavailableError,
 )
-from flowctl.journal.log import LogLine, Logs
+from flowctl.journal.logs import LogLine, Logs
 from flowctl.journal.subjects import JOURNAL_ROOT
 from flowctl_cli import plane, questions
 from flowctl_cli.board import about, ended

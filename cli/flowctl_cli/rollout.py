@@ -11,7 +11,7 @@ import msgspec
 from flowctl import api, paths
 from flowctl.api import PreviewView, Step
 from flowctl.errors import ControlPlaneUnreachableError
-from flowctl.journal.log import Store
+from flowctl.journal.store import Store
 from flowctl_cli import plane, terminal
 from flowctl_cli.plane import Plane
 from flowctl_cli.session import Session

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from flowctl.api import PipelineView
-from flowctl.journal.log import LogLine
+from flowctl.journal.logs import LogLine
 from flowctl_cli import board
 from flowctl_cli.board import Board
 from flowctl_cli.commands.logs import LinePrinter

@@ -2,7 +2,7 @@
 
 from flowctl.errors import UserError
 from flowctl.instants import Ago, AtSequence, AtTime, Instant, time_of
-from flowctl.journal.log import Store
+from flowctl.journal.store import Store
 from flowctl.past import resolve
 
 

@@ -8,8 +8,9 @@ import msgspec
 from flowctl.errors import UserError
 from flowctl.fleet import Fleet
 from flowctl.instants import Ago, AtSequence, AtTime, Instant, OnDay, iso_time, parse_instant, time_of
-from flowctl.journal.log import Journal, Store
+from flowctl.journal.log import Journal
 from flowctl.journal.snapshots import EVERY
+from flowctl.journal.store import Store
 from flowctl.snapshotting import nearest
 
 __all__ = ["Ago", "AtSequence", "AtTime", "Instant", "Moment", "OnDay", "fleet_at", "moment", "parse_instant", "resolve"]

@@ -20,7 +20,8 @@ from flowctl.clock import Clock, SystemClock
 from flowctl.endpoints import Endpoints
 from flowctl.errors import EXIT_DONE, EXIT_FAILED, FlowctlError, JournalUnavailableError
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Entry, Store
+from flowctl.journal.log import Entry
+from flowctl.journal.store import Store
 from flowctl.projection import Projection, retrying
 from flowctl.seen import Memory, SeenFile
 from flowctl.settings import Settings

@@ -26,8 +26,11 @@ from flowctl.journal.events import (
     HostJoined,
     HostLost,
 )
-from flowctl.journal.log import Draft, Entry, HostBeat, LogLine, Store
+from flowctl.journal.heartbeats import HostBeat
+from flowctl.journal.log import Draft, Entry
+from flowctl.journal.logs import LogLine
 from flowctl.journal.memory import MemoryStore
+from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.spec.model import Component
 from flowctl_agent import plan

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from flowctl.clock import SystemClock
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal.log import LogLine
+from flowctl.journal.logs import LogLine
 from flowctl.journal.memory import MemoryStore
 from flowctl_agent.drivers.process import ProcessDriver
 from flowctl_agent.metrics import AgentMetrics

@@ -10,7 +10,8 @@ from flowctl import api
 from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, NotFoundError, RefusedError
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, PipelineStatusChanged
-from flowctl.journal.log import Draft, LogLine
+from flowctl.journal.log import Draft
+from flowctl.journal.logs import LogLine
 from flowctl_cli import board, pursuit
 from flowctl_cli.__main__ import run
 from support.fake_plane import FakePlane, install

@@ -7,7 +7,7 @@ import pytest
 
 from flowctl.errors import JournalUnavailableError
 from flowctl.ids import InstanceId
-from flowctl.journal.log import LogLine
+from flowctl.journal.logs import LogLine
 from flowctl_cli.commands import logs
 from flowctl_cli.commands.logs import RESUME_LINES, Shown, follow_lines
 from flowctl_cli.targets import Target

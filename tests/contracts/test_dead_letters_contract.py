@@ -10,8 +10,8 @@ from flowctl.journal import subjects
 from flowctl.journal.jetstream import JetStreamStore
 from flowctl.journal.jetstream.streams import StreamInfo, dead_letter_settings
 from flowctl.journal.letters import DeadLetter, Envelope
-from flowctl.journal.log import Store
 from flowctl.journal.memory import MemoryStore
+from flowctl.journal.store import Store
 from support.journals import StoreUnderTest, instance, opened
 from support.nats import nats_store
 

@@ -7,7 +7,9 @@ from itertools import pairwise
 import pytest
 
 from flowctl.journal import subjects
-from flowctl.journal.log import EdgeCounters, Heartbeat, HostBeat, LogLine, ServiceBeat, Store
+from flowctl.journal.heartbeats import EdgeCounters, Heartbeat, HostBeat, ServiceBeat
+from flowctl.journal.logs import LogLine
+from flowctl.journal.store import Store
 from support.journals import StoreUnderTest, instance, opened
 from support.polling import take
 

@@ -6,7 +6,8 @@ import pytest
 
 from flowctl.errors import JournalCorruptError, NotFoundError, UserError
 from flowctl.fleet import Fleet
-from flowctl.journal.log import Entry, Store
+from flowctl.journal.log import Entry
+from flowctl.journal.store import Store
 from flowctl.past import Ago, AtSequence, AtTime, fleet_at, parse_instant, resolve
 from support.journals import StoreUnderTest, collected, opened, running, starting, stop
 

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from flowctl.journal import subjects
+from flowctl.journal.heartbeats import HostBeat
 from flowctl.journal.jetstream.reader import Raw, parse
-from flowctl.journal.log import Entry, HostBeat, Store
+from flowctl.journal.log import Entry
 from flowctl.journal.paging import newest_first
+from flowctl.journal.store import Store
 from support.journals import opened, running, starting, stop
 
 

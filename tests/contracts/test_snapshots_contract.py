@@ -11,9 +11,9 @@ from flowctl import image, past
 from flowctl.fleet import Fleet
 from flowctl.journal import snapshots
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Store
 from flowctl.journal.memory import MemorySnapshots
 from flowctl.journal.snapshots import Snapshot
+from flowctl.journal.store import Store
 from flowctl.journal.subjects import SNAPSHOT_STREAM
 from flowctl.projection import Projection
 from flowctl.snapshotting import nearest, schema, taken

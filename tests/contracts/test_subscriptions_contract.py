@@ -7,8 +7,8 @@ import pytest
 
 from flowctl.errors import JournalUnavailableError
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.log import Store
 from flowctl.journal.notices import Notice
+from flowctl.journal.store import Store
 from support.journals import StoreUnderTest, opened, running, stop
 from support.nats import connect, nats_server
 

@@ -9,7 +9,8 @@ import pytest
 
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentExited, HostJoined, PipelineStopRequested
-from flowctl.journal.log import Draft, HostBeat
+from flowctl.journal.heartbeats import HostBeat
+from flowctl.journal.log import Draft
 from flowctl_cli.__main__ import run
 from flowctl_cli.entries import CSV_HEAD
 from support.fake_plane import FakePlane, install

@@ -16,7 +16,7 @@ from flowctl.journal.events import (
     HostLost,
     HostRecovered,
 )
-from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.heartbeats import Beat, Heartbeat, HostBeat, ServiceBeat, StoredBeat
 from flowctl_health.deadlines import Deadlines
 from flowctl_health.decide import BACK, Patience, deadline_ns, judge
 from flowctl_health.observed import Observed

@@ -18,7 +18,8 @@ from flowctl.journal.events import (
     HostLost,
     HostRecovered,
 )
-from flowctl.journal.log import Beat, Draft, Heartbeat, HostBeat, ServiceBeat
+from flowctl.journal.heartbeats import Beat, Heartbeat, HostBeat, ServiceBeat
+from flowctl.journal.log import Draft
 from flowctl.journal.memory import MemoryStore
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext

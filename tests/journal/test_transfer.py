@@ -11,7 +11,8 @@ from flowctl.fleet import Fleet
 from flowctl.instants import parse_instant
 from flowctl.journal.audit import Audit
 from flowctl.journal.bundle import BundleReader, BundleWriter
-from flowctl.journal.log import HostBeat, Record
+from flowctl.journal.heartbeats import HostBeat
+from flowctl.journal.log import Record
 from flowctl.journal.memory import MemoryStore
 from flowctl.journal.transfer import check_file, export_journal, import_journal
 from support.journals import StoreUnderTest, collected, opened, running, starting, stop

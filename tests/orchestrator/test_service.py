@@ -24,8 +24,9 @@ from flowctl.journal.events import (
     PipelineSubmitted,
     SealPlaced,
 )
-from flowctl.journal.log import Draft, Entry, Store
+from flowctl.journal.log import Draft, Entry
 from flowctl.journal.memory import MemoryStore
+from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext
 from flowctl.settings import OrchestratorSettings, load_settings

@@ -9,9 +9,9 @@ from flowctl import image
 from flowctl.clock import SystemClock
 from flowctl.errors import JournalUnavailableError
 from flowctl.fleet import Fleet
-from flowctl.journal.log import Store
 from flowctl.journal.memory import MemoryStore
 from flowctl.journal.snapshots import Snapshot
+from flowctl.journal.store import Store
 from flowctl.snapshotting import nearest, schema
 from support.journals import running, starting, stop
 from support.orchestrators import orchestrator

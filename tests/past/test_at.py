@@ -25,8 +25,9 @@ from flowctl.journal.events import (
     JournalEvent,
 )
 from flowctl.journal.letters import DeadLetter
-from flowctl.journal.log import Draft, Entry, Store
+from flowctl.journal.log import Draft, Entry
 from flowctl.journal.memory import MemoryStore
+from flowctl.journal.store import Store
 from flowctl_cli import questions
 from flowctl_cli.__main__ import run
 from support.fake_plane import FakePlane, install

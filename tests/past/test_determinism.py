@@ -119,8 +119,8 @@ def test_a_copy_that_was_frozen_stays_as_it_was():
         assert b"".join(image.pieces(image.restored(state))) == state
 
 
-STATELESS = {"flowctl.errors", *(f"flowctl.journal.{name}" for name in ("letters", "notices", "snapshots", "subscriptions"))}
-"""What the fold's modules import for its errors and protocols only; nothing of it decides on a state."""
+STATELESS = {"flowctl.errors", "flowctl.journal.heartbeats"}
+"""What the fold's modules import for its errors and its subjects only; nothing of it decides on a state."""
 
 
 def test_a_snapshot_is_known_by_all_code_that_decides_on_it():

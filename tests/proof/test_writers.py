@@ -4,8 +4,6 @@ import asyncio
 import random
 from pathlib import Path
 
-import pytest
-
 from flowctl.errors import ConflictError, JournalUnavailableError
 from flowctl.journal.audit import Audit
 from flowctl.journal.jetstream import JetStreamStore
@@ -57,8 +55,6 @@ async def test_eight_writers_and_a_restarting_server(tmp_path: Path):
             await store.close()
 
 
-# Its many objects make the collector look at everything, and find what other tests' subprocesses and clients have left behind.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_starved_reader_finds_no_silent_gap(tmp_path: Path):
     """It takes one entry, nothing for a while in which many thousands come, and then all of them."""
     async with nats_server(tmp_path) as server:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowctl.journal.log import EdgeCounters, Heartbeat, StoredBeat
+from flowctl.journal.heartbeats import EdgeCounters, Heartbeat, StoredBeat
 from flowctl_registry.attention import LOOKING_S, SOON_S, Attention
 from flowctl_registry.live import Live, Pulse, live_view
 from support.stories import orders

@@ -17,7 +17,7 @@ from flowctl.control.v1 import control_pb2 as pb
 from flowctl.endpoints import Endpoints, call
 from flowctl.errors import InvalidSettingError, JournalUnavailableError
 from flowctl.journal.events import Aggregate, ComponentAssigned, ComponentRegistered, ComponentStarting, PipelineSubmitted
-from flowctl.journal.log import Beat
+from flowctl.journal.heartbeats import Beat
 from flowctl.journal.memory import MemoryStore
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext

@@ -15,7 +15,8 @@ from flowctl.errors import ConflictError, FlowctlError, JournalCorruptError, Jou
 from flowctl.ids import InstanceId
 from flowctl.journal import subjects
 from flowctl.journal.events import Aggregate
-from flowctl.journal.log import Beat, Draft, Entry, Head, Heartbeat, HostBeat, Record, StoredBeat, Subjects
+from flowctl.journal.heartbeats import Beat, Heartbeat, HostBeat, StoredBeat
+from flowctl.journal.log import Draft, Entry, Head, Record, Subjects
 from flowctl.journal.memory import MemoryHeartbeats, MemoryStore
 from simulation.loop import Loop, LoopClock, Process
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flowctl.errors import DriverError, FlowctlError, NotFoundError, RefusedError
 from flowctl.ids import InstanceId
 from flowctl.journal.events import DeregisterReason
-from flowctl.journal.log import Heartbeat
+from flowctl.journal.heartbeats import Heartbeat
 from flowctl.spec.model import Driver as DriverName
 from flowctl.spec.model import Kind
 from flowctl_agent.drivers import Launch, OutputChunk, Run, RunKey

@@ -8,7 +8,8 @@ import flowctl_registry.decide
 from flowctl.decision import Decision
 from flowctl.fleet import Fleet
 from flowctl.journal.events import Aggregate, ComponentRegistered
-from flowctl.journal.log import Draft, StoredBeat
+from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.log import Draft
 from flowctl_health.observed import Observed
 from flowctl_registry.requests import Register
 

@@ -22,7 +22,8 @@ from flowctl.journal.events import (
     DeregisterReason,
     JournalEvent,
 )
-from flowctl.journal.log import Draft, Entry, Store
+from flowctl.journal.log import Draft, Entry
+from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext
 from flowctl.settings import AgentSettings

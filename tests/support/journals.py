@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentStarting, PipelineStatusChanged, PipelineStopRequested
-from flowctl.journal.log import Draft, Entry, Head, Store
+from flowctl.journal.log import Draft, Entry, Head
 from flowctl.journal.memory import MemoryStore
+from flowctl.journal.store import Store
 from support.nats import connect, nats_server
 
 ORDERS: Final = Aggregate.of_pipeline("orders")

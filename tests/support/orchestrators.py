@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from flowctl.clock import Clock, SystemClock
-from flowctl.journal.log import Store
+from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext
 from flowctl.settings import OrchestratorSettings, load_settings

@@ -11,7 +11,8 @@ from flowctl.control.v1 import control_pb2 as pb
 from flowctl.control.v1.control_pb2_grpc import ComponentRegistryStub
 from flowctl.errors import FlowctlError
 from flowctl.journal.events import Aggregate, JournalEvent
-from flowctl.journal.log import Draft, Entry, Store
+from flowctl.journal.log import Draft, Entry
+from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext
 from flowctl.settings import RegistrySettings, load_settings

@@ -11,7 +11,8 @@ import pytest
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
 from flowctl.journal.events import ComponentAssigned, ComponentExited, ComponentStarting, ComponentStatusChanged, HostLost
-from flowctl.journal.log import Entry, StoredBeat
+from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.log import Entry
 from flowctl_cli.replaying import sources
 from flowctl_cli.replaying.replay import replay
 from flowctl_cli.replaying.report import Report

@@ -14,7 +14,8 @@ from flowctl.instants import Instant, parse_instant
 from flowctl.journal import subjects
 from flowctl.journal.events import ComponentLettersRedriven, ComponentRedriveRequested
 from flowctl.journal.letters import StoredLetter
-from flowctl.journal.log import Entry, Store
+from flowctl.journal.log import Entry
+from flowctl.journal.store import Store
 from flowctl.past import moment
 from flowctl_cli import letters, plane
 from flowctl_cli.letters import Fate, LetterList, LetterView, WholeLetter

@@ -12,8 +12,10 @@ import typer
 from flowctl.errors import UserError
 from flowctl.ids import check_id
 from flowctl.instants import Instant, parse_instant
-from flowctl.journal.log import Entry, Store, StoredBeat
+from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.log import Entry
 from flowctl.journal.paging import newest_first
+from flowctl.journal.store import Store
 from flowctl_cli import completion, plane
 from flowctl_cli.entries import CSV_HEAD, WIDTHS, Selection, beat_row, beat_view, csv_row, entry_row, entry_view, event_types
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, command, new_app, run

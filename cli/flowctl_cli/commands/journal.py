@@ -13,7 +13,7 @@ import typer
 from flowctl import paths
 from flowctl.errors import InvalidSettingError, RefusedError, UserError
 from flowctl.journal.bundle import Manifest
-from flowctl.journal.log import Store
+from flowctl.journal.store import Store
 from flowctl.journal.transfer import Imported, export_journal, import_journal
 from flowctl.past import AtSequence, parse_instant, resolve
 from flowctl_cli import plane, server_record

@@ -11,7 +11,7 @@ import typer
 
 from flowctl.errors import JournalUnavailableError, UserError
 from flowctl.instants import Instant, parse_instant
-from flowctl.journal.log import LogLine, Logs
+from flowctl.journal.logs import LogLine, Logs
 from flowctl.past import moment
 from flowctl_cli import plane
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, AtOption, JsonOption, Session, TimeoutOption, command, new_app, run

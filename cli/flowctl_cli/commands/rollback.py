@@ -12,7 +12,8 @@ from flowctl.errors import NotFoundError, RefusedError
 from flowctl.ids import check_id
 from flowctl.journal import subjects
 from flowctl.journal.events import Aggregate, PipelineSubmitted
-from flowctl.journal.log import Entry, Store
+from flowctl.journal.log import Entry
+from flowctl.journal.store import Store
 from flowctl_cli import plane, rollout, terminal
 from flowctl_cli.commands.up import CALL_S, PlannedOption, PlanOption, UpTimeoutOption, Wish, YesOption, pursue
 from flowctl_cli.session import JsonOption, Session, command, new_app, run

@@ -15,7 +15,8 @@ from flowctl import api
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentStatusChanged, HostLost, HostRecovered, JournalEvent
-from flowctl.journal.log import Draft, Entry, Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.heartbeats import Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.log import Draft, Entry
 from flowctl_cli.replaying.report import Count, Difference, as_json
 from flowctl_health.deadlines import Deadlines
 from flowctl_health.decide import PROBE_FAILS, SILENT, Patience, Subject, deadline_ns, judge

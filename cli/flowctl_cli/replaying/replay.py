@@ -4,7 +4,8 @@ import copy
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from flowctl.fleet import Fleet
-from flowctl.journal.log import Entry, StoredBeat
+from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.log import Entry
 from flowctl_cli.replaying.agents import AgentReplay
 from flowctl_cli.replaying.health import HealthReplay
 from flowctl_cli.replaying.planning import PlanningReplay

@@ -11,9 +11,11 @@ from flowctl import past
 from flowctl.errors import UserError
 from flowctl.fleet import Fleet
 from flowctl.instants import AtSequence, parse_instant
-from flowctl.journal import beats, codec
+from flowctl.journal import beat_codec, codec
 from flowctl.journal.bundle import BundleReader
-from flowctl.journal.log import Entry, Store, StoredBeat
+from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.log import Entry
+from flowctl.journal.store import Store
 from flowctl_cli.replaying.timeline import merged
 
 T = TypeVar("T")
@@ -60,7 +62,7 @@ async def of_file(path: Path) -> AsyncGenerator[Recording]:
         heard = (
             StoredBeat(each.seq, each.time_ns, beat)
             for each in reader.heartbeats()
-            if (beat := beats.decode(each.subject, each.data)) is not None
+            if (beat := beat_codec.decode(each.subject, each.data)) is not None
         )
         yield Recording(fleet, merged(_each(entries), _each(heard)), notes)
 

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from flowctl.journal.log import Entry, StoredBeat
+from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.log import Entry
 
 T = TypeVar("T")
 

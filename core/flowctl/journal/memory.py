@@ -9,8 +9,10 @@ from flowctl.clock import Clock, SystemClock
 from flowctl.errors import ConflictError, DeadLettersFullError, JournalCorruptError, JournalUnavailableError, NotFoundError
 from flowctl.journal import chain, codec, letters, subjects
 from flowctl.journal.events import Aggregate
+from flowctl.journal.heartbeats import Beat, StoredBeat
 from flowctl.journal.letters import DeadLetter, Envelope, StoredLetter
-from flowctl.journal.log import Beat, Draft, Entry, Head, LogLine, Record, StoredBeat, Subjects
+from flowctl.journal.log import Draft, Entry, Head, Record, Subjects
+from flowctl.journal.logs import LogLine
 from flowctl.journal.memory_subscriptions import MemoryNotices, MemorySubscriptions
 from flowctl.journal.snapshots import Snapshot, SnapshotHead
 

@@ -10,8 +10,9 @@ import msgspec
 
 from flowctl.journal import subjects
 from flowctl.journal.events import FORMER, VERSIONS, JournalEvent
+from flowctl.journal.heartbeats import Heartbeat, HostBeat, ServiceBeat
 from flowctl.journal.letters import DeadLetter
-from flowctl.journal.log import Heartbeat, HostBeat, LogLine, ServiceBeat
+from flowctl.journal.logs import LogLine
 from flowctl.journal.notices import Notice
 
 Schema = dict[str, Any]

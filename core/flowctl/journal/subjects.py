@@ -11,7 +11,7 @@ from typing import Final
 from flowctl.errors import InvalidIdError
 from flowctl.ids import InstanceId, is_id
 from flowctl.journal.events import EVENT_TYPES, Aggregate, AggregateKind, JournalEvent
-from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat
+from flowctl.journal.heartbeats import Beat, Heartbeat, HostBeat, ServiceBeat
 
 JOURNAL_STREAM: Final = "FLOWCTL_JOURNAL"
 HEARTBEAT_STREAM: Final = "FLOWCTL_HEARTBEATS"

@@ -15,7 +15,8 @@ from flowctl.errors import JournalCorruptError, RefusedError, UserError
 from flowctl.journal import codec, seals, subjects
 from flowctl.journal.audit import Audit, Difference
 from flowctl.journal.bundle import BundleReader, BundleWriter, Manifest
-from flowctl.journal.log import Journal, Record, Store
+from flowctl.journal.log import Journal, Record
+from flowctl.journal.store import Store
 
 GROUP: Final = 500
 

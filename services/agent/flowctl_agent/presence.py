@@ -12,7 +12,8 @@ from flowctl.decision import Decision
 from flowctl.errors import FlowctlError, JournalUnavailableError, RefusedError
 from flowctl.fleet import Fleet
 from flowctl.journal.events import Aggregate, HostJoined, HostLeft, HostReconnected
-from flowctl.journal.log import Draft, Entry, Heartbeats, HostBeat
+from flowctl.journal.heartbeats import Heartbeats, HostBeat
+from flowctl.journal.log import Draft, Entry
 from flowctl.projection import Projection, retrying
 
 LEAVE_S: Final = 3.0

@@ -13,7 +13,7 @@ from typing import Final
 
 from flowctl.clock import Clock
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal.log import LogLine, Logs
+from flowctl.journal.logs import LogLine, Logs
 from flowctl_agent.drivers import Driver, OutputChunk, RunKey
 from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.metrics import AgentMetrics

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import field
 
 from flowctl.ids import InstanceId
-from flowctl.journal.log import Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.heartbeats import Heartbeat, HostBeat, ServiceBeat, StoredBeat
 
 MAX_GAP_NS: Final = 2_500_000_000
 """In a longer gap between two signs of life of a registry (five of its beats) heartbeats of components may have been lost."""

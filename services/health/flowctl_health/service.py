@@ -17,7 +17,8 @@ from flowctl.errors import ConflictError, DeadlineError, JournalUnavailableError
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
 from flowctl.journal.events import ComponentStatusChanged, HostLost, HostRecovered
-from flowctl.journal.log import Draft, Entry, Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.heartbeats import Heartbeat, HostBeat, ServiceBeat, StoredBeat
+from flowctl.journal.log import Draft, Entry
 from flowctl.serving import ServiceContext
 from flowctl.settings import HealthSettings
 from flowctl_health.deadlines import Deadlines

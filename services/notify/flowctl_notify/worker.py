@@ -6,8 +6,9 @@ from typing import Final
 
 from flowctl.clock import Clock
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal.log import Entry, Store
+from flowctl.journal.log import Entry
 from flowctl.journal.notices import Notice
+from flowctl.journal.store import Store
 from flowctl.journal.subscriptions import Subscription, held
 from flowctl_notify import cloudevents
 from flowctl_notify.decide import Answer, Delivered, GivenUp, NoAnswer, Policy, Retry, judge

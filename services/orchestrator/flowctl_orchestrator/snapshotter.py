@@ -8,8 +8,9 @@ from flowctl import image
 from flowctl.clock import Clock
 from flowctl.errors import FlowctlError, JournalUnavailableError
 from flowctl.fleet import Fleet
-from flowctl.journal.log import Entry, Store
+from flowctl.journal.log import Entry
 from flowctl.journal.snapshots import EVERY, ROOM_BYTES
+from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.snapshotting import nearest, schema, taken
 

@@ -10,7 +10,8 @@ from collections import deque
 from typing import Final
 
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal.log import Heartbeat, Store
+from flowctl.journal.heartbeats import Heartbeat
+from flowctl.journal.store import Store
 
 MAX_GROUP: Final = 512
 MAX_WAITING: Final = 20_000

@@ -12,7 +12,7 @@ import msgspec
 
 from flowctl.errors import UserError
 from flowctl.ids import InstanceId, check_id
-from flowctl.journal.log import EdgeCounters, GroupCounters
+from flowctl.journal.heartbeats import EdgeCounters, GroupCounters
 from flowctl.latency import BUCKETS
 from flowctl_registry.requests import Caller, Commit, Deregister, Outcome, PutLetter, Register
 

@@ -12,7 +12,7 @@ from flowctl.decision import Decision
 from flowctl.errors import NotFoundError, RefusedError
 from flowctl.fleet import Checkpoint, Fleet
 from flowctl.ids import InstanceId
-from flowctl.journal.log import Heartbeat
+from flowctl.journal.heartbeats import Heartbeat
 from flowctl.projection import Projection, refusal
 from flowctl_registry import decide
 from flowctl_registry.attention import Attention

@@ -9,7 +9,7 @@ import msgspec
 from flowctl.api import EdgeView, GroupView, LiveView
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
-from flowctl.journal.log import EdgeCounters, GroupCounters, Heartbeat, StoredBeat
+from flowctl.journal.heartbeats import EdgeCounters, GroupCounters, Heartbeat, StoredBeat
 from flowctl.latency import quantile
 
 COUNTER_SUFFIX: Final = "_total"

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from flowctl import api
 from flowctl.endpoints import Endpoints
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal.log import ServiceBeat
+from flowctl.journal.heartbeats import ServiceBeat
 from flowctl.serving import ServiceContext
 from flowctl.settings import RegistrySettings, is_loopback
 from flowctl_registry.beats import Beats

@@ -9,8 +9,8 @@ from flowctl.errors import UserError
 from flowctl.fleet import Checkpoint
 from flowctl.ids import check_id
 from flowctl.journal.events import DeregisterReason, Status
+from flowctl.journal.heartbeats import EdgeCounters, GroupCounters, Heartbeat
 from flowctl.journal.letters import StoredLetter
-from flowctl.journal.log import EdgeCounters, GroupCounters, Heartbeat
 from flowctl.spec.model import Kind
 from flowctl_registry import checks
 from flowctl_registry.links import Topology

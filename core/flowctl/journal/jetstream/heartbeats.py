@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 from nats.aio.msg import Msg
 
-from flowctl.journal import beats as beats_coding
-from flowctl.journal import subjects
+from flowctl.journal import beat_codec, subjects
+from flowctl.journal.heartbeats import Beat, StoredBeat
 from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
 from flowctl.journal.jetstream.connection import Connection, reply_data
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import stream_info
-from flowctl.journal.log import Beat, StoredBeat, Subjects
+from flowctl.journal.log import Subjects
 
 
 class JetStreamHeartbeats:
@@ -26,7 +26,7 @@ class JetStreamHeartbeats:
 
     async def publish(self, beats: Sequence[Beat], *, timeout_s: float | None = None) -> None:
         """See ``Heartbeats``."""
-        pending = [await self._connection.send(subjects.beat_subject(beat), beats_coding.encode(beat)) for beat in beats]
+        pending = [await self._connection.send(subjects.beat_subject(beat), beat_codec.encode(beat)) for beat in beats]
         await acknowledged(self._connection, pending, timeout_s)
 
     async def read(self, *, after: int = 0, since_ns: int = 0, subject: Subjects = None) -> AsyncIterator[StoredBeat]:
@@ -43,7 +43,7 @@ class JetStreamHeartbeats:
         async with contextlib.aclosing(reader.batches(position, follow=False, upto=last)) as batches:
             async for raws in batches:
                 for raw in raws:
-                    if (beat := beats_coding.decode(raw.subject, raw.data)) is not None:
+                    if (beat := beat_codec.decode(raw.subject, raw.data)) is not None:
                         yield StoredBeat(raw.seq, raw.time_ns, beat)
 
     async def follow(self) -> AsyncIterator[StoredBeat]:
@@ -54,7 +54,7 @@ class JetStreamHeartbeats:
             async for raws in batches:
                 self._observe(raws[-1].time_ns)
                 for raw in raws:
-                    beat = beats_coding.decode(raw.subject, raw.data)
+                    beat = beat_codec.decode(raw.subject, raw.data)
                     if beat is None:
                         self.unreadable += 1
                     else:

@@ -13,7 +13,7 @@ from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.heartbeats import acknowledged
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
 from flowctl.journal.jetstream.streams import stream_info
-from flowctl.journal.log import LogLine
+from flowctl.journal.logs import LogLine
 
 PUBLISH_AT_ONCE: Final = 1_000
 MSG_ID: Final = "Nats-Msg-Id"

@@ -3,7 +3,7 @@
 import msgspec
 
 from flowctl.journal import subjects
-from flowctl.journal.log import Beat, Heartbeat, HostBeat, ServiceBeat
+from flowctl.journal.heartbeats import Beat, Heartbeat, HostBeat, ServiceBeat
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoders = {
