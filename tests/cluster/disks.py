@@ -31,15 +31,18 @@ AT_ONCE_S = 1.0
 """What is asked for in the first second may still find room in a file that was long enough."""
 
 
-class Filled(msgspec.Struct, frozen=True):
+class Filled(msgspec.Struct, frozen=True, kw_only=True):
     """Some servers' disks were full: after how many seconds what was the case.
 
-    ``writable_s`` with a disk full is None where nothing can be written until there is room; ``serving_s`` counts from when there
-    was room again and the servers were restarted, as ``doctor`` says.
+    ``reported_s`` is when `doctor` named the first of them, ``all_reported_s`` when it named them all: a server knows of its disk
+    when it writes, and one writes at a time while they elect the next. ``writable_s`` with a disk full is None where nothing can
+    be written until there is room; ``serving_s`` counts from when there was room again and the servers were restarted, as
+    ``doctor`` says.
     """
 
     servers: int
     reported_s: float
+    all_reported_s: float
     writable_s: float | None
     serving_s: float
     acknowledged: int
@@ -67,9 +70,12 @@ def play(running: Cluster, hosts: list[str], registrars: Registrars, *, survives
     for host in hosts:
         fill(disk_of(running.directory, host))
     full = time.monotonic()
-    addresses = [place.address for place in running.network.places if place.name in hosts]
-    until(lambda: _reported(running, addresses), "doctor to report it", timeout_s=60)
+    addresses = {f"http://{place.address}:{MONITOR}" for place in running.network.places if place.name in hosts}
+    first = until(lambda: _reported(running), "doctor to report it", timeout_s=60, every_s=0.1)
     reported_s = time.monotonic() - full
+    assert first <= addresses
+    until(lambda: _reported(running) == addresses, "doctor to report all of them", timeout_s=60, every_s=0.1)
+    all_reported_s = time.monotonic() - full
     writable_s = None
     if survives:
         writable_s = until(lambda: registrars.first_after(full + AT_ONCE_S), "a registration", timeout_s=60) + AT_ONCE_S
@@ -84,14 +90,23 @@ def play(running: Cluster, hosts: list[str], registrars: Registrars, *, survives
     until(lambda: registrars.first_after(restarted), "a registration", timeout_s=60, every_s=0.1)
     serving_s = time.monotonic() - restarted
     acknowledged = sum(each.done >= begun for registrar in registrars.each for each in registrar.acknowledged)
-    return Filled(len(hosts), round(reported_s, 1), writable_s, round(serving_s, 1), acknowledged, len(registrars.lost()))
+    return Filled(
+        servers=len(hosts),
+        reported_s=round(reported_s, 1),
+        all_reported_s=round(all_reported_s, 1),
+        writable_s=writable_s,
+        serving_s=round(serving_s, 1),
+        acknowledged=acknowledged,
+        lost=len(registrars.lost()),
+    )
 
 
-def _reported(running: Cluster, addresses: list[str]) -> bool:
-    """Whether `doctor` says of these servers, and of no other, that they keep nothing. Reads as far as it speaks of them."""
+def _reported(running: Cluster) -> set[str]:
+    """Which servers keep nothing, as `doctor` says. Reads as far as it speaks of them."""
     told: set[str] = set()
     environment = {**running.environment, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([*COMMAND, "doctor"], env=environment, stdout=subprocess.PIPE, text=True) as doctor:
+    words = [*COMMAND, "doctor", "--timeout", "1"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as doctor:
         assert doctor.stdout is not None
         for line in doctor.stdout:
             level, check, *detail = [*line.split(), "", ""]
@@ -101,7 +116,7 @@ def _reported(running: Cluster, addresses: list[str]) -> bool:
                 told.add(detail[0])
                 assert "restart it" in next(doctor.stdout)
         doctor.terminate()
-    return told == {f"http://{address}:{MONITOR}" for address in addresses}
+    return told
 
 
 def play_all(directory: Path, say: Callable[[str], None]) -> list[Filled]:
@@ -117,7 +132,7 @@ def play_all(directory: Path, say: Callable[[str], None]) -> list[Filled]:
                 hosts = {"the leader": [leader], "a follower": others[:1], "all": [leader, *others]}[servers]
                 found.append(play(running, hosts, registrars, survives=len(hosts) == 1))
                 say(f"{servers}: {found[-1]}")
-                until(lambda: _reported(running, []), "all servers to be well", timeout_s=60)
+                until(lambda: not _reported(running), "all servers to be well", timeout_s=60)
         finally:
             registrars.end()
     return found
@@ -157,7 +172,8 @@ def section(played: list[list[Filled]]) -> str:
         f"|  | {' | '.join(names)} |",
         "| --- | --- | --- | --- |",
         row("times", lambda column: str(len(column))),
-        row("`doctor` says which server, and what to do (longest)", lambda column: longest([each.reported_s for each in column])),
+        row("`doctor` names a server, and what to do (longest)", lambda column: longest([each.reported_s for each in column])),
+        row("`doctor` names all of them (longest)", lambda column: longest([each.all_reported_s for each in column])),
         row("registrations acknowledged again (longest)", lambda column: longest([each.writable_s for each in column])),
         row("all well after room and restart (longest)", lambda column: longest([each.serving_s for each in column])),
         row("registrations acknowledged meanwhile", lambda column: f"{sum(each.acknowledged for each in column):,}"),

@@ -104,8 +104,9 @@ class Load:
         return time.monotonic() - begun
 
     def programs(self) -> dict[str, int]:
-        """The incarnation of each instance."""
-        return {name: each["incarnation"] for name, each in self.cluster.instances(self.name).items()}
+        """The incarnation of each instance, as soon as somebody answers."""
+        instances = until(lambda: self.cluster.instances(self.name), "the status")
+        return {name: each["incarnation"] for name, each in instances.items()}
 
 
 def _size(path: Path) -> int:

@@ -12,8 +12,7 @@ from support.flowctl import until
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
 
-REPORTED_S = 20.0
-"""nats-server says it within a second; the start of `doctor` alone takes seconds on a machine that is busy."""
+REPORTED_S = 10.0
 
 
 def test_full_disks(tmp_path: Path):

@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,10 +15,14 @@ from flowctl import api
 from flowctl.endpoints import Endpoints, call
 from flowctl.errors import JournalUnavailableError
 from flowctl.journal.jetstream import connection
+from flowctl.journal.jetstream.client import PatientClient
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.subjects import JOURNAL_STREAM
 from support.nats import connect, nats_server
 from support.polling import eventually
+
+STEPS = 12
+"""An attempt at a server that is gone has fewer steps of the event loop."""
 
 
 async def _pong(request: api.InfoRequest) -> api.Done:
@@ -168,4 +174,57 @@ async def test_closing_survives_that_somebody_else_gave_up_waiting_for_the_socke
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+        await held.close()
+
+
+async def test_a_client_that_is_closed_while_it_looks_for_its_server_looks_no_more(monkeypatch: pytest.MonkeyPatch):
+    """At whatever step of an attempt the end comes: nothing of the client goes on."""
+    dial: Any = getattr(PatientClient, "_connect_to_server")  # noqa: B009 - nats-py has no public name for it
+    dialling: set[PatientClient] = set()
+
+    async def told(client: PatientClient, server: object) -> None:
+        dialling.add(client)
+        await dial(client, server)
+
+    async with nats_server() as server:
+        held = [connection.Connection(server.url, name="test", connect_timeout_s=5, request_timeout_s=5) for _ in range(STEPS)]
+        for each in held:
+            await each.open()
+        await server.stop(adopted=True)
+        monkeypatch.setattr(PatientClient, "_connect_to_server", told)
+        for steps, each in enumerate(held):
+            dialling.clear()
+            async with asyncio.timeout(10):
+                while each.client not in dialling:
+                    await asyncio.sleep(0)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            attempts = each.client._reconnection_task
+            await each.close()
+            await asyncio.sleep(0)
+            assert attempts.done(), f"closed after {steps} steps of an attempt, it goes on"
+            assert each.client.is_closed
+
+
+@pytest.mark.parametrize(("refusals", "err_code", "answered"), [(3, 10008, True), (10**6, 10008, False), (1, 10076, False)])
+async def test_while_a_cluster_elects_its_leader_the_question_is_asked_again(refusals: int, err_code: int, *, answered: bool):
+    """For as long as the caller has time, unless JetStream is switched off: then at once."""
+    asked = 0
+
+    async def answer(message: Any) -> None:
+        nonlocal asked
+        asked += 1
+        error = {"error": {"code": 503, "err_code": err_code, "description": "temporarily unavailable"}}
+        await message.respond(json.dumps(error if asked <= refusals else {"seq": 7}).encode())
+
+    async with nats_server() as server:
+        held = connection.Connection(server.url, name="test", connect_timeout_s=5, request_timeout_s=1)
+        await held.open()
+        await held.client.subscribe("$JS.API.A.QUESTION", cb=answer)
+        if answered:
+            assert await held.api("A.QUESTION", None, dict[str, int]) == {"seq": 7}
+        else:
+            with pytest.raises(JournalUnavailableError, match="temporarily unavailable"):
+                await held.api("A.QUESTION", None, dict[str, int])
+        assert asked == (refusals + 1 if answered else 1 if err_code == 10076 else asked)
         await held.close()

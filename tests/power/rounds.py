@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import psutil
 
 from flowctl.errors import FlowctlError, JournalCorruptError, JournalMisconfiguredError
 from flowctl.ids import InstanceId
@@ -25,7 +24,17 @@ MAX_WRITING_S: Final = 1.2
 PIPELINE: Final = "power"
 
 
-class LazyNats(EmbeddedNats):
+class CutNats(EmbeddedNats):
+    """A server that can be ended on the spot."""
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone, and no task of this program has run meanwhile."""
+        assert self._child is not None
+        self._child.kill()
+        self._child.wait(10)
+
+
+class LazyNats(CutNats):
     """The same server with nats-server's own default: an fsync every two minutes. The positive control."""
 
     def _config(self, state: Any) -> bytes:
@@ -80,9 +89,8 @@ async def play(disk: Disk, ledger: Ledger, *, seed: int, number: int, lazy: bool
     await asyncio.sleep(writing_s)
     # Nothing of this program runs between the cut and the end of the server: what counts was acknowledged before.
     disk.cut()
-    psutil.Process(server.pid).kill()
+    server.kill()
     known = Ledger(dict(ledger.entries), dict(ledger.letters))
-    psutil.Process(server.pid).wait(10)
     for writer in writers:
         writer.cancel()
     await asyncio.gather(*writers, return_exceptions=True)
@@ -94,8 +102,7 @@ async def play(disk: Disk, ledger: Ledger, *, seed: int, number: int, lazy: bool
     try:
         found = await _look(server, ledger, lazy=lazy)
     finally:
-        psutil.Process(server.pid).terminate()
-        psutil.Process(server.pid).wait(20)
+        await server.stop()
     entries, letters, noticed, problem = found
     lost = sorted(seq for seq, digest in ledger.entries.items() if entries.get(seq) != digest)
     return Outcome(
@@ -114,8 +121,8 @@ async def play(disk: Disk, ledger: Ledger, *, seed: int, number: int, lazy: bool
     )
 
 
-async def _start(disk: Disk, *, lazy: bool) -> EmbeddedNats:
-    server = (LazyNats if lazy else EmbeddedNats)(Path(disk.root) / "nats")
+async def _start(disk: Disk, *, lazy: bool) -> CutNats:
+    server = (LazyNats if lazy else CutNats)(Path(disk.root) / "nats")
     await server.start()
     await server.release()  # it is this harness that ends it, and nothing may start it again meanwhile
     return server

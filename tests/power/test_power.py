@@ -13,8 +13,6 @@ SEED = 20
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=f"the power cannot be cut here: {WHY_NOT}"),
-    # The harness lets go of each server and ends it by its pid, so the object that started it never hears of its end.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 

@@ -33,6 +33,7 @@ Sink = Callable[[bytes, bytes, bytes | None, bytes], None]
 """Takes a message as it came: subject, reply subject, header block (``NATS/1.0`` and its lines) or None, data."""
 
 LARGE_BYTES: Final = 256 * 1024
+CANCEL_AGAIN_S: Final = 0.01
 
 
 class PatientClient(Client):
@@ -83,11 +84,21 @@ class PatientClient(Client):
             if task is None or task.cancelling():
                 raise
         finally:
-            attempts = self._reconnection_task
-            if attempts is not None and not attempts.done() and attempts is not asyncio.current_task():
-                attempts.cancel()
+            await self._end_attempts()
             if self._transport is not None:
                 self._transport.close()
+
+    async def _end_attempts(self) -> None:
+        """Cancel the attempts to connect until they have ended.
+
+        Before Python 3.12 ``asyncio.wait_for`` forgets that it was cancelled if what it waits for fails at that moment, and a
+        server that is gone fails at every moment.
+        """
+        attempts = self._reconnection_task
+        while attempts is not None and not attempts.done() and attempts is not asyncio.current_task():
+            attempts.cancel()
+            await asyncio.wait([attempts], timeout=CANCEL_AGAIN_S)
+            self._status = Client.CLOSED  # an attempt that fails says that there will be another one
 
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg:

@@ -31,6 +31,9 @@ SUPERVISE_S: Final = 1.0
 
 NO_RESPONDERS: Final = "503"
 NOBODY_NOW: Final = 503
+SWITCHED_OFF: Final = (10039, 10076)
+"""JetStream is not enabled for the account or the server (``errors.json`` of nats-server): waiting does not change that."""
+ASK_AGAIN_S: Final = 0.2
 
 _NO_ADDRESS: Final = ("connect url", "mixing of")
 
@@ -201,20 +204,25 @@ class Connection:
             raise self.unavailable(f"no reply within {timeout_s:g} s") from None
 
     async def api(self, subject: str, body: object, reply_type: type[T], *, timeout_s: float | None = None) -> T:
-        """A call of the JetStream API (``STREAM.INFO.<stream>``).
+        """A call of the JetStream API (``STREAM.INFO.<stream>``). While a cluster elects its leader it is asked again.
 
         Raises:
             ApiError: the server refuses.
-            JournalUnavailableError: it does not answer, or says that nobody can answer now (no leader, JetStream switched off).
+            JournalUnavailableError: it does not answer, or says for as long that nobody can answer now.
         """
         data = b"" if body is None else msgspec.json.encode(body)
-        reply = await self.request(f"$JS.API.{subject}", data, timeout_s=timeout_s)
-        try:
-            return decode_reply(reply, reply_type)
-        except ApiError as error:
-            if error.code == NOBODY_NOW:
-                raise self.unavailable(error.message) from error
-            raise
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.request_timeout_s if timeout_s is None else timeout_s)
+        while True:
+            reply = await self.request(f"$JS.API.{subject}", data, timeout_s=max(0.0, deadline - loop.time()))
+            try:
+                return decode_reply(reply, reply_type)
+            except ApiError as error:
+                if error.code != NOBODY_NOW:
+                    raise
+                if error.err_code in SWITCHED_OFF or loop.time() + ASK_AGAIN_S > deadline:
+                    raise self.unavailable(error.message) from error
+            await asyncio.sleep(ASK_AGAIN_S)
 
     # --- the client --------------------------------------------------------------------------------------------------------
 
