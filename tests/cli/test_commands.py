@@ -308,6 +308,11 @@ def test_a_graph_is_drawn_in_three_ways(tmp_path: Path, capsys: pytest.CaptureFi
     for words, sign in ((["--format", "text"], "numbers"), (["-f", "mermaid"], "flowchart"), (["-f", "dot"], "digraph")):
         assert run(["graph", str(file), *words]) == 0
         assert sign in capsys.readouterr().out
+    capsys.readouterr()
+    assert run(["graph", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["nodes"][0]["id"] == "numbers"
+    assert {"upstream": "numbers", "downstream": told["nodes"][1]["id"]} in told["edges"]
     assert run(["graph", str(tmp_path / "nope.yaml")]) == 2
 
 
