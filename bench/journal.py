@@ -4,7 +4,8 @@ For each size a store is filled once with a realistic past (``history.py``: 1,00
 ``--dir`` for the next run. ``rebuild_s`` and ``rebuild_mb`` are those of a process that folds everything with no snapshot: all
 services fold the same state, so a process of all of them folds once; ``rebuild_cpu_s`` is its processor time. ``snapshot_tail_s``
 is the same start 10,000 entries after a snapshot. ``status_at_s`` is the whole command ``flowctl status --at``, the slowest of
-three places. ``verify_s`` is the whole command ``flowctl verify``.
+three places. ``verify_s`` is the whole command ``flowctl verify``; ``diff_s`` and ``report_s`` are ``flowctl diff`` and ``flowctl
+report availability`` over the last tenth of the journal.
 """
 
 import asyncio
@@ -134,6 +135,10 @@ async def measure(directory: Path, count: int, *, only_fill: bool) -> Figures:
             "snapshot_tail_s": float(tail["s"]),
             "status_at_s": max(status),
             "verify_s": await asyncio.to_thread(command_s, directory, "verify"),
+            "diff_s": await asyncio.to_thread(command_s, directory, "diff", str(count - count // 10), "now"),
+            "report_s": await asyncio.to_thread(
+                command_s, directory, "report", "availability", "--from", str(count - count // 10)
+            ),
         }
     finally:
         await nats.stop(adopted=True)
