@@ -2,9 +2,11 @@
 
 import io
 import random
+import re
 import zipfile
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -233,6 +235,61 @@ def test_what_is_no_bundle_is_refused_in_one_sentence():
     ):
         with pytest.raises(DamagedFileError, match=says):
             opened(data)
+
+
+Manifests = dict[str, Any]
+
+
+def _another_digest_inside(manifest: Manifests) -> None:
+    manifest["members"][0]["digest"] = "ab" * 32
+
+
+def _another_digest_at_the_end(manifest: Manifests) -> None:
+    manifest["digest"] = "ab" * 32
+
+
+def _another_range(manifest: Manifests) -> None:
+    manifest["members"][1]["first"] = 12
+
+
+def _another_count(manifest: Manifests) -> None:
+    manifest["entries"] = 29
+
+
+def _a_member_twice(manifest: Manifests) -> None:
+    manifest["members"].insert(1, manifest["members"][0])
+
+
+def _a_member_that_is_not_there(manifest: Manifests) -> None:
+    manifest["members"][2]["name"] = "journal/000000000031.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        (_another_digest_inside, "manifest.json: the digest after entry 10 is another than the manifest's"),
+        (_another_digest_at_the_end, "the digest at the end is not that of the last member"),
+        (_another_range, "it should begin with entry 11, and the manifest says 12"),
+        (_another_count, "the members end at entry 30, and the manifest says 30"),
+        (_a_member_twice, "the manifest names it, and the archive does not hold it once"),
+        (_a_member_that_is_not_there, "the manifest names it, and the archive does not hold it once"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(lie: Callable[[Manifests], None], says: str):
+    """Whatever it says of the members is held against them."""
+    data = written(30)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        manifest: Manifests = msgspec.json.decode(archive.read("manifest.json"))
+    lie(manifest)
+    with pytest.raises(DamagedFileError, match=re.escape(says)):  # noqa: SIM117 - opening it may be refused, or reading it
+        with opened(rewritten(data, "manifest.json", msgspec.json.encode(manifest))) as reader:
+            list(reader.check())
+
+
+def test_a_manifest_is_not_read_whatever_its_size():
+    """A few kilobytes of ZIP may hold a gigabyte."""
+    with pytest.raises(DamagedFileError, match="the manifest is too large"):
+        opened(rewritten(written(3), "manifest.json", b" " * (bundle.MAX_MANIFEST_BYTES + 1)))
 
 
 def test_every_digest_depends_on_all_before():

@@ -1,6 +1,7 @@
 """Export and import: the same journal again, entry for entry; damage, other journals and interruptions are told, not stored."""
 
 import io
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,43 @@ async def test_what_is_wrong_with_a_file_is_found_before_anything_is_stored():
             await other.store.journal.append([stop("mine")], actor="test")
             with BundleReader(bundle_of(records)) as whole, pytest.raises(RefusedError, match="not empty: it holds 1 entries"):
                 await import_journal(other.store.journal, whole)
+
+
+async def test_an_empty_file_is_no_journal():
+    """There is nothing to import, and that is what is said."""
+    async with opened("memory") as here:
+        with BundleReader(bundle_of([])) as reader, pytest.raises(UserError, match="holds no entries"):
+            await import_journal(here.store.journal, reader)
+
+
+async def test_what_was_stored_is_read_back():
+    """A server that stored something else than it was given is found out."""
+    records = journal(300)
+    async with opened("memory") as here:
+        restore = here.store.journal.restore
+
+        async def otherwise(given: Sequence[Record], *, upto: int) -> None:
+            await restore([edited(each) if each.seq == 120 else each for each in given], upto=upto)
+
+        here.store.journal.restore = otherwise  # type: ignore[method-assign]
+        with BundleReader(bundle_of(records)) as reader, pytest.raises(JournalCorruptError, match="what was imported"):
+            await import_journal(here.store.journal, reader)
+
+
+async def test_a_journal_with_a_hole_is_not_exported_as_if_it_were_whole():
+    """The entry is named."""
+    store = MemoryStore()
+    await store.journal.restore(journal(300), upto=300)
+    whole = store.journal.records
+
+    async def holed(**range_: int | None) -> AsyncIterator[Record]:
+        async for record in whole(**range_):  # type: ignore[arg-type]
+            if record.seq != 120:
+                yield record
+
+    store.journal.records = holed  # type: ignore[method-assign,assignment]
+    with pytest.raises(JournalCorruptError, match="has no entry 120"):
+        await export_journal(store, io.BytesIO(), upto=300)
 
 
 def edited(record: Record) -> Record:

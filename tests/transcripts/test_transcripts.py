@@ -8,10 +8,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from flowctl import api
 from flowctl.fleet import Fleet
 from flowctl.ids import InstanceId
-from flowctl.journal.events import ComponentAssigned, ComponentExited, ComponentStarting, ComponentStatusChanged, HostLost
-from flowctl.journal.heartbeats import StoredBeat
+from flowctl.journal.events import (
+    ComponentAssigned,
+    ComponentExited,
+    ComponentStarting,
+    ComponentStatusChanged,
+    HostLost,
+    PipelineStopRequested,
+)
+from flowctl.journal.heartbeats import ServiceBeat, StoredBeat
 from flowctl.journal.log import Entry
 from flowctl_cli.replaying import sources
 from flowctl_cli.replaying.replay import replay
@@ -136,6 +144,29 @@ async def test_a_verdict_that_was_left_out_is_a_difference():
     health = [each for each in report.differences if each.service == "health"]
     assert [each.recorded for each in health] == [None, None]
     assert [each.decided and each.decided["status"] for each in health] == ["unhealthy", "healthy"]
+
+
+async def test_what_no_monitor_lived_to_see_is_no_difference():
+    """Its own signs of life are gone at the time, and with them the verdict."""
+    bundle = HERE / "silence.zip"
+    entries, beats = await events_of(bundle)
+    kept = [entry for entry in entries if not isinstance(entry.event, ComponentStatusChanged)]
+    unwatched = [each for each in beats if not (isinstance(each.beat, ServiceBeat) and each.beat.service == api.HEALTH)]
+    assert len(unwatched) < len(beats)
+    report = await again(kept, unwatched, patience_of(bundle), tolerance_s=0.5)
+    assert [each for each in report.differences if each.service == "health"] == []
+
+
+async def test_a_plan_that_nobody_carried_out_is_a_difference():
+    """An orchestrator that never placed one of the instances while the pipeline was to run."""
+    bundle = HERE / "crash.zip"
+    entries, beats = await events_of(bundle)
+    left = entries[at(entries, ComponentAssigned, 1)].aggregate
+    running = entries[: at(entries, PipelineStopRequested)]
+    report = await again([each for each in running if each.aggregate != left], beats, patience_of(bundle))
+    found = [each for each in report.differences if each.subject == str(left) and each.service == "orchestrator"]
+    assert [each.why for each in found] == ["it follows now, and was never recorded"]
+    assert [each.decided and each.decided["type"] for each in found] == ["ComponentAssigned"]
 
 
 async def test_a_verdict_without_a_silence_is_a_difference():
