@@ -79,7 +79,7 @@ def play(running: Cluster, seed: int, schedules: int, *, say: Callable[[str], No
             _nothing_lost(registrars)
             kinds = [_kind(fault) for fault in each.faults]
             played.append(Played(number, each.together, [str(fault) for fault in each.faults], kinds, healed))
-            say(f"  right after {', '.join(f'{one.right_s:.1f}' for one in healed)} s")
+            say(f"  right after {', '.join(f'{one.right_s:.1f} s ({one.wrong})' for one in healed)}")
         registrars.end()
         _nothing_lost(registrars)
         numbers = load.end()

@@ -23,10 +23,11 @@ TWICE = -1
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """After a heal: how many seconds until all that is said was right, and until all was well."""
+    """After a heal: how many seconds until all that is said was right, and until all was well; what was wrong the longest."""
 
     right_s: float
     well_s: float
+    wrong: str = ""
 
 
 def settled(cluster: Cluster, load: Load, *, timeout_s: float = 60.0) -> Settled:
@@ -38,9 +39,12 @@ def settled(cluster: Cluster, load: Load, *, timeout_s: float = 60.0) -> Settled
     """
     begun = time.monotonic()
     right_s: float | None = None
+    last = ""
     while True:
         wrong = _wrong(cluster, load.name)
         now = time.monotonic() - begun
+        if right_s is None and wrong.statements:
+            last = "; ".join(wrong.statements)
         if not wrong.statements and right_s is None:
             right_s = now
         if not wrong.statements and wrong.status == "running" and writes(cluster):
@@ -50,7 +54,7 @@ def settled(cluster: Cluster, load: Load, *, timeout_s: float = 60.0) -> Settled
             raise AssertionError(f"after {now:.0f} s {load.name} is {wrong.status}: {'; '.join(wrong.statements)}\n{logs}")
         time.sleep(0.1)
     load.flows()
-    return Settled(round(now if right_s is None else right_s, 1), round(time.monotonic() - begun, 1))
+    return Settled(round(now if right_s is None else right_s, 1), round(time.monotonic() - begun, 1), last)
 
 
 class _Wrong(msgspec.Struct, frozen=True):

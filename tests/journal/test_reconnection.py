@@ -14,7 +14,7 @@ import pytest
 from flowctl import api
 from flowctl.endpoints import Endpoints, call
 from flowctl.errors import JournalUnavailableError
-from flowctl.journal.jetstream import connection
+from flowctl.journal.jetstream import api_call, connection
 from flowctl.journal.jetstream.client import PatientClient
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.subjects import JOURNAL_STREAM
@@ -227,4 +227,27 @@ async def test_while_a_cluster_elects_its_leader_the_question_is_asked_again(ref
             with pytest.raises(JournalUnavailableError, match="temporarily unavailable"):
                 await held.api("A.QUESTION", None, dict[str, int])
         assert asked == (refusals + 1 if answered else 1 if err_code == 10076 else asked)
+        await held.close()
+
+
+async def test_what_was_asked_of_a_cluster_without_a_leader_is_asked_again(monkeypatch: pytest.MonkeyPatch):
+    """It never answers that question, and soon answers another one; what may be asked only once is not."""
+    monkeypatch.setattr(api_call, "ANSWER_S", 0.1)
+    asked = 0
+
+    async def answer(message: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            await message.respond(b'{"seq": 7}')
+
+    async with nats_server() as server:
+        held = connection.Connection(server.url, name="test", connect_timeout_s=5, request_timeout_s=5)
+        await held.open()
+        await held.client.subscribe("$JS.API.A.QUESTION", cb=answer)
+        assert await held.api("A.QUESTION", None, dict[str, int]) == {"seq": 7}
+        asked = 0
+        with pytest.raises(JournalUnavailableError, match="no reply within"):
+            await held.api("A.QUESTION", None, dict[str, int], timeout_s=0.5, again=False)
+        assert asked == 1
         await held.close()

@@ -21,8 +21,8 @@ from flowctl.errors import ConflictError, JournalError, JournalMisconfiguredErro
 from flowctl.journal import codec, subjects
 from flowctl.journal.chain import Link
 from flowctl.journal.events import Aggregate
-from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
-from flowctl.journal.jetstream.connection import Connection, reply_data
+from flowctl.journal.jetstream.api_call import ApiError, decode_reply, reply_data
+from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.messages import get_message
 from flowctl.journal.log import Head
 

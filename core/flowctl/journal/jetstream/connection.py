@@ -8,13 +8,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
-import msgspec
 from nats import errors as nats_errors
 from nats.aio.client import Server
 from nats.aio.msg import Msg
 
 from flowctl.errors import InvalidSettingError, JournalError, JournalUnavailableError
-from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
+from flowctl.journal.jetstream.api_call import ApiError, ask, reply_data
 from flowctl.journal.jetstream.client import PatientClient
 
 _log = logging.getLogger(__name__)
@@ -29,11 +28,6 @@ MAX_REOPEN_WAIT_S: Final = 5.0
 STUCK_AFTER_S: Final = 10.0
 SUPERVISE_S: Final = 1.0
 
-NO_RESPONDERS: Final = "503"
-NOBODY_NOW: Final = 503
-SWITCHED_OFF: Final = (10039, 10076)
-"""JetStream is not enabled for the account or the server (``errors.json`` of nats-server): waiting does not change that."""
-ASK_AGAIN_S: Final = 0.2
 
 _NO_ADDRESS: Final = ("connect url", "mixing of")
 
@@ -203,26 +197,19 @@ class Connection:
         except TimeoutError:
             raise self.unavailable(f"no reply within {timeout_s:g} s") from None
 
-    async def api(self, subject: str, body: object, reply_type: type[T], *, timeout_s: float | None = None) -> T:
-        """A call of the JetStream API (``STREAM.INFO.<stream>``). While a cluster elects its leader it is asked again.
+    async def api(
+        self, subject: str, body: object, reply_type: type[T], *, timeout_s: float | None = None, again: bool = True
+    ) -> T:
+        """A call of the JetStream API (``STREAM.INFO.<stream>``).
+
+        A cluster without a leader is asked again for as long as there is time. Unless the question may be put only once: then
+        ``again`` is False.
 
         Raises:
             ApiError: the server refuses.
             JournalUnavailableError: it does not answer, or says for as long that nobody can answer now.
         """
-        data = b"" if body is None else msgspec.json.encode(body)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self.request_timeout_s if timeout_s is None else timeout_s)
-        while True:
-            reply = await self.request(f"$JS.API.{subject}", data, timeout_s=max(0.0, deadline - loop.time()))
-            try:
-                return decode_reply(reply, reply_type)
-            except ApiError as error:
-                if error.code != NOBODY_NOW:
-                    raise
-                if error.err_code in SWITCHED_OFF or loop.time() + ASK_AGAIN_S > deadline:
-                    raise self.unavailable(error.message) from error
-            await asyncio.sleep(ASK_AGAIN_S)
+        return await ask(self, subject, body, reply_type, timeout_s=timeout_s, again=again)
 
     # --- the client --------------------------------------------------------------------------------------------------------
 
@@ -385,17 +372,6 @@ class Connection:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def reply_data(message: Msg, connection: Connection) -> bytes:
-    """The data of a reply.
-
-    Raises:
-        JournalUnavailableError: it says that nobody listens.
-    """
-    if message.headers and message.headers.get("Status") == NO_RESPONDERS:
-        raise connection.unavailable("nobody listens there (no JetStream, or no leader)")
-    return message.data
 
 
 def _without_credentials(url: str) -> str:

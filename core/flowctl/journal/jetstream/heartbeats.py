@@ -9,8 +9,8 @@ from nats.aio.msg import Msg
 
 from flowctl.journal import beat_codec, subjects
 from flowctl.journal.heartbeats import Beat, StoredBeat
-from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
-from flowctl.journal.jetstream.connection import Connection, reply_data
+from flowctl.journal.jetstream.api_call import ApiError, decode_reply, reply_data
+from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.jetstream.streams import stream_info
 from flowctl.journal.log import Subjects

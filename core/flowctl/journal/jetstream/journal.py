@@ -11,7 +11,7 @@ from flowctl.clock import Clock, JournalClock
 from flowctl.errors import ConflictError, JournalCorruptError, JournalUnavailableError, NotFoundError
 from flowctl.journal import chain, codec, subjects
 from flowctl.journal.events import Aggregate
-from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.messages import get_message, nanoseconds

@@ -8,7 +8,7 @@ import msgspec
 
 from flowctl.errors import DeadLettersFullError, LetterTooLargeError, NotFoundError
 from flowctl.journal import letters, subjects
-from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
+from flowctl.journal.jetstream.api_call import ApiError, decode_reply
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.messages import get_message
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader

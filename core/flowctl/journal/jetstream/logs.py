@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from flowctl.journal import subjects
-from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.heartbeats import acknowledged
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.client import parse_header_lines
 from flowctl.journal.jetstream.connection import Connection
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from flowctl.journal import subjects
-from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
+from flowctl.journal.jetstream.api_call import ApiError, decode_reply
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.notices import Notice, StoredNotice

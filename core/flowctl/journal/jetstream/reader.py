@@ -13,7 +13,7 @@ from nats.aio.subscription import Subscription
 
 from flowctl.errors import JournalCorruptError
 from flowctl.instants import iso_time
-from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.messages import parse_headers
 from flowctl.journal.log import Subjects

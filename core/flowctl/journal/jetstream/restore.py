@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from flowctl.errors import ConflictError, JournalCorruptError
 from flowctl.journal import codec
-from flowctl.journal.jetstream.api_reply import ApiError, decode_reply
+from flowctl.journal.jetstream.api_call import ApiError, decode_reply, reply_data
 from flowctl.journal.jetstream.commit import (
     BATCH_COMMIT,
     BATCH_ID,
@@ -20,7 +20,7 @@ from flowctl.journal.jetstream.commit import (
     MAX_GROUP_ENTRIES,
     WRONG_LAST_SEQUENCE,
 )
-from flowctl.journal.jetstream.connection import Connection, reply_data
+from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.log import Record
 
 EXPECTED_LAST: Final = "Nats-Expected-Last-Sequence"

@@ -7,7 +7,7 @@ import msgspec
 
 from flowctl.errors import JournalAbsentError, JournalCorruptError, JournalMisconfiguredError
 from flowctl.journal import subjects
-from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.snapshots import ROOM_BYTES
 

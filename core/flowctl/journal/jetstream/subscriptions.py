@@ -14,7 +14,7 @@ from nats import errors as nats_errors
 from nats.aio.msg import Msg
 
 from flowctl.journal import codec, subjects
-from flowctl.journal.jetstream.api_reply import ApiError
+from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.connection import Connection
 from flowctl.journal.jetstream.reader import CONSUMER_NOT_FOUND
 from flowctl.journal.log import Entry
@@ -79,7 +79,8 @@ class JetStreamSubscriptions:
     async def forget(self, name: str) -> bool:
         """See ``Subscriptions``."""
         try:
-            await self._connection.api(f"CONSUMER.DELETE.{subjects.JOURNAL_STREAM}.{name}", None, dict[str, Any])
+            subject = f"CONSUMER.DELETE.{subjects.JOURNAL_STREAM}.{name}"
+            await self._connection.api(subject, None, dict[str, Any], again=False)
         except ApiError as error:
             if error.err_code == CONSUMER_NOT_FOUND:
                 return False
