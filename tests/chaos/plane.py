@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 import psutil
 
-from chaos.balance import Account, End, Share
+from chaos.balance import Account
+from chaos.live import account
 from chaos.plan import CUTS, Fault, Part, Plan
 from chaos.proxy import Gates
 from chaos.theatre import ASIDE, PROGRAMS, Key, Play, config, environment
@@ -381,7 +382,7 @@ class Stage:
         self._until(balanced, 10.0, "not every edge is balanced", lambda: json.dumps(found["edges"])[:2_000])
         self._problems += [f"status --edges: {violation}" for violation in found["violations"]]
         self._accounts = [
-            _account(each["live"])
+            account(each["live"])
             for each in found["instances"]
             if each["live"] and each["index"] < self._replicas.get(each["component"], 0)
         ]
@@ -409,42 +410,6 @@ class Stage:
             if time.monotonic() > deadline:
                 raise Broken(f"{what} within {timeout_s:.0f} s {detail()}".strip())
             time.sleep(CHECK_AGAIN_S)
-
-
-def _account(live: dict[str, Any]) -> Account:
-    """The counters of an instance, as ``status --edges --json`` shows them."""
-    return Account(
-        instance=live["instance"].partition(".")[2],
-        incarnation=live["incarnation"],
-        ending=live["ending"],
-        counters=live["metrics"],
-        ends=[
-            End(
-                peer=edge["peer"],
-                out=edge["direction"] == "out",
-                events=edge["events_total"],
-                acked=edge["acked_total"],
-                in_flight=edge["in_flight"],
-                superseded=edge["superseded_total"],
-                dropped=edge["dropped_total"],
-                sequence=(edge["sender_incarnation"], edge["epoch"]),
-                next=edge["next_offset"],
-                done=edge["done_offset"],
-            )
-            for edge in live["edges"]
-        ],
-        shares=[
-            Share(
-                component=group["component"],
-                offered=group["offered_total"],
-                acked=group["acked_total"],
-                in_flight=group["in_flight"],
-                dropped=group["dropped_total"],
-                skipped=group["skipped_total"],
-            )
-            for group in live["groups"]
-        ],
-    )
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
