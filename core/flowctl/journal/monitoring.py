@@ -18,6 +18,7 @@ import msgspec
 MAX_BYTES: Final = 1024 * 1024
 ANSWER_S: Final = 5.0
 
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,18})(?:\r|$)", re.IGNORECASE)
 _NO_ROOM: Final = re.compile(r"write error|no space left|out of (\w+ )?resources|not enabled \(10076\)", re.IGNORECASE)
 
 
@@ -53,7 +54,7 @@ async def ask(url: str, path: str) -> tuple[int, bytes]:
 
     Raises:
         ValueError: ``url`` is no http address.
-        OSError, TimeoutError: nobody answers.
+        OSError, TimeoutError: nobody answers, or the answer is cut off.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -63,6 +64,9 @@ async def ask(url: str, path: str) -> tuple[int, bytes]:
     request = f"GET {parts.path.rstrip('/')}{path} HTTP/1.0\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
     answer = await _in_thread(parts.hostname, port, tls, request.encode())
     head, _, body = answer.partition(b"\r\n\r\n")
+    announced = _LENGTH.search(head)
+    if not answer or (announced is not None and len(body) < int(announced[1])):
+        raise ConnectionResetError(f"{url} ended before it had answered")
     words = head.split(None, 2)
     return (int(words[1]), body) if len(words) > 1 and words[1].isdigit() else (0, body)
 

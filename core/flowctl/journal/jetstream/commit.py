@@ -31,6 +31,8 @@ MAX_GROUP_BYTES: Final = 4 * 1024 * 1024
 ATTEMPTS_TOGETHER: Final = 2
 MAX_ATTEMPTS: Final = 12
 MIN_REPLY_S: Final = 0.05
+MAX_REPLY_S: Final = 2.0
+"""What was sent to a stream without a leader is never answered, and is sent again when nothing of it is there."""
 READ_BACK_S: Final = 2.0
 
 MSG_ID: Final = "Nats-Msg-Id"
@@ -265,7 +267,8 @@ class GroupCommit:
         if future is None:
             raise ValueError("an empty group")
         # Not so long that nothing is left for reading back and trying again.
-        timeout_s = max(MIN_REPLY_S, (max(append.deadline for append in group) - loop.time()) / 3)
+        left_s = max(append.deadline for append in group) - loop.time()
+        timeout_s = min(MAX_REPLY_S, max(MIN_REPLY_S, left_s / 3))
         ack = decode_reply(reply_data(await connection.within(future, timeout_s), connection), _Ack)
         self.counts.groups += 1
         self.counts.appends += len(group)

@@ -52,6 +52,7 @@ class Connection:
         self._ready = asyncio.Event()
         self._broken: JournalError | None = None
         self._closing = False
+        self._reopening = False
         self._refused = asyncio.Event()
         self._last_error = ""
         self._at = ""
@@ -260,6 +261,7 @@ class Connection:
             self._at = client._current_server.uri.netloc  # nats-py has a public name for it only while it is connected
             await client.subscribe(f"{self.inbox}.*", cb=self._on_reply)
         except BaseException:
+            client._closed_cb = client._disconnected_cb = None  # whoever dials sees that it failed
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
             with contextlib.suppress(OSError, AssertionError):  # it may not have come as far as to be closed
@@ -337,6 +339,16 @@ class Connection:
             self._start(self._reopen())
 
     async def _reopen(self) -> None:
+        """Make a new client. Only once at a time: whoever comes meanwhile finds it under way."""
+        if self._reopening:
+            return
+        self._reopening = True
+        try:
+            await self._dial_again()
+        finally:
+            self._reopening = False
+
+    async def _dial_again(self) -> None:
         wait_s = RECONNECT_WAIT_S
         while not self._closing:
             try:

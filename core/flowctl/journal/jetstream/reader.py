@@ -15,15 +15,19 @@ from flowctl.errors import JournalCorruptError
 from flowctl.instants import iso_time
 from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.connection import Connection
-from flowctl.journal.jetstream.messages import parse_headers
+from flowctl.journal.jetstream.messages import get_message, parse_headers
 from flowctl.journal.log import Subjects
 
 BATCH: Final = 2_000
 BATCH_BYTES: Final = 16 * 1024 * 1024
 EXPIRES_S: Final = 60
+ENDING_EXPIRES_S: Final = 12
+"""The same for a reading that ends: what it waits for may have been discarded meanwhile, which nobody tells."""
 IDLE_HEARTBEAT_S: Final = 5
 INACTIVE_S: Final = 60
 MAX_FRUITLESS: Final = 8
+LAG_PAUSE_S: Final = 0.05
+MAX_LAG_PAUSE_S: Final = 1.0
 
 CONSUMER_NOT_FOUND: Final = 10014
 STREAM_NOT_FOUND: Final = 10059
@@ -131,15 +135,19 @@ class StreamReader:
         self._wanted = 0
         self._at = Position()
         self._consumer_seq = 0
+        self._follow = False
 
     async def batches(self, position: Position, *, follow: bool, upto: int | None = None) -> AsyncGenerator[list[Raw]]:
-        """Messages in order, in the batches in which they arrive; without ``follow`` it ends at ``upto``.
+        """Messages in order, in the batches in which they arrive; without ``follow`` it ends at ``upto``, or with what is there.
+
+        What is there is for the stream's leader to say: a consumer lies on any of a cluster's servers, which may have less.
 
         Raises:
             JournalUnavailableError: the server went away or does not answer.
             JournalCorruptError: a sequence is missing, or the stream is.
         """
         self._at = position
+        self._follow = follow
         client = self._connection.client
         try:
             subscription = await client.subscribe_raw(f"{self._inbox}.*", self._mailbox.put)
@@ -147,7 +155,7 @@ class StreamReader:
             raise self._connection.unavailable(str(error)) from error
         self._connection.on_disconnect.append(self._mailbox.lose)
         try:
-            if await self._create() == 0 and not follow:
+            if await self._create() == 0 and not follow and await self._is_all(upto):
                 return
             fruitless = 0
             while True:
@@ -161,16 +169,47 @@ class StreamReader:
                         yield [raw for raw in raws if raw.seq <= upto]
                         return
                     yield raws
-                    if not follow and raws[-1].pending == 0:
+                    if not follow and raws[-1].pending == 0 and await self._is_all(upto):
                         return
                 if troubled:
                     fruitless += 1
                     await self._recover(fruitless)
-                    if not follow and not raws and await self._pending() == 0:
+                    if not follow and not raws and await self._pending() == 0 and await self._is_all(upto):
                         return
         finally:
             self._connection.on_disconnect.remove(self._mailbox.lose)
             await self._dismiss(subscription)
+
+    async def _is_all(self, upto: int | None) -> bool:
+        """The consumer has given all that it has: whether that is all there is, up to ``upto``.
+
+        If not, another consumer is made at the present position, on whichever server the cluster chooses now.
+        """
+        if not self._connection.server_info.get("cluster"):
+            return True
+        loop = asyncio.get_running_loop()
+        deadline, pause_s = loop.time() + self._connection.request_timeout_s, LAG_PAUSE_S
+        while True:
+            end = await self._end()
+            if self._at.after >= (end if upto is None else min(end, upto)):
+                return True
+            if loop.time() > deadline:
+                raise self._connection.unavailable(f"no server gives entries of {self._stream} beyond {self._at.after}")
+            await self._delete()
+            self._mailbox.messages.clear()
+            if await self._create():
+                return False
+            await asyncio.sleep(pause_s)
+            pause_s = min(MAX_LAG_PAUSE_S, 2 * pause_s)
+
+    async def _end(self) -> int:
+        """The sequence of the last message that is meant, by the word of the stream's leader; 0 if there is none."""
+        meant = [">"] if self._subject is None else [self._subject] if isinstance(self._subject, str) else self._subject
+        try:
+            found = [await get_message(self._connection, self._stream, {"last_by_subj": subject}) for subject in meant]
+        except ApiError as error:
+            raise self._translated(error) from error
+        return max((message.seq for message in found if message is not None), default=0)
 
     async def count(self, position: Position) -> int:
         """How many messages follow the position now.
@@ -235,7 +274,7 @@ class StreamReader:
         body = {
             "batch": count,
             "max_bytes": BATCH_BYTES,
-            "expires": EXPIRES_S * _S,
+            "expires": (EXPIRES_S if self._follow else ENDING_EXPIRES_S) * _S,
             "idle_heartbeat": IDLE_HEARTBEAT_S * _S,
         }
         await self._connection.publish(
@@ -286,7 +325,8 @@ class StreamReader:
         if status == b"100":
             return False
         self._wanted = 0
-        return status not in (b"404", b"408") and words[2:] != [b"Batch Completed"]
+        empty = status in (b"404", b"408")
+        return (empty and not self._follow) or (not empty and words[2:] != [b"Batch Completed"])
 
     async def _recover(self, fruitless: int) -> None:
         """Find out why nothing came; begin anew at the present position if the consumer is gone."""
