@@ -14,6 +14,7 @@ import pytest
 from flowctl import api
 from flowctl.endpoints import Endpoints, call
 from flowctl.errors import JournalUnavailableError
+from flowctl.journal import monitoring
 from flowctl.journal.jetstream import api_call, connection
 from flowctl.journal.jetstream.client import PatientClient
 from flowctl.journal.jetstream.reader import Position, StreamReader
@@ -251,3 +252,54 @@ async def test_what_was_asked_of_a_cluster_without_a_leader_is_asked_again(monke
             await held.api("A.QUESTION", None, dict[str, int], timeout_s=0.5, again=False)
         assert asked == 1
         await held.close()
+
+
+async def test_an_outage_makes_no_second_loop(monkeypatch: pytest.MonkeyPatch):
+    """However many dials fail: one loop makes new clients, and in the end there is one connection."""
+    monkeypatch.setattr(connection, "STUCK_AFTER_S", 0.1)
+    monkeypatch.setattr(connection, "SUPERVISE_S", 0.1)
+    monkeypatch.setattr(connection, "MAX_REOPEN_WAIT_S", 0.1)
+    dials = 0
+    dial = getattr(connection.Connection, "_dial_once")  # noqa: B009 - one attempt, to be counted
+
+    async def counted(self: connection.Connection, timeout_s: float) -> Any:
+        nonlocal dials
+        dials += 1
+        return await dial(self, timeout_s)
+
+    monkeypatch.setattr(connection.Connection, "_dial_once", counted)
+    async with nats_server() as server:
+        held = connection.Connection(server.url, name="test", connect_timeout_s=0.15, request_timeout_s=5)
+        await held.open()
+        await server.stop(adopted=True)
+        most = 0
+
+        def enough() -> bool:
+            nonlocal most
+            most = max(most, len(getattr(held, "_tasks")))  # noqa: B009 - what it does beside its callers
+            return dials > 25
+
+        await eventually(enough, "some dials that fail", timeout_s=20)
+        assert most <= 2, "the supervisor, and at most one that was told of a client's end"
+        await server.start()
+        await eventually(lambda: held.connected, "it is back", timeout_s=10)
+        await asyncio.sleep(0)
+        status, varz = await monitoring.ask(server.monitor_url, "/connz")
+        assert status == 200
+        assert json.loads(varz)["num_connections"] == 1
+        await held.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b'HTTP/1.0 200 OK\r\nContent-Length: 40\r\n\r\n{"server_id"'])
+async def test_an_answer_of_the_monitoring_that_is_cut_off_is_none(answer: bytes):
+    """A server that ends while it is asked is away; it does not prove that it is no nats-server."""
+
+    async def hang_up(incoming: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await incoming.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionResetError, match="ended before it had answered"):
+            await monitoring.ask(f"http://127.0.0.1:{port}", "/varz")
