@@ -62,8 +62,7 @@ class Following:
         while True:
             try:
                 if subscription is None:
-                    subject = wanted if isinstance(wanted, str) else subjects.JOURNAL_ALL
-                    subscription = await store.subscriptions.open(name, subject, after=after)
+                    subscription = await store.subscriptions.open(name, wanted or subjects.JOURNAL_ALL, after=after)
                 entry = await subscription.next()
                 self._absent = False
                 if self._selection.has(entry):

@@ -23,7 +23,7 @@ from flowctl.journal.logs import LogLine, Logs
 from flowctl.journal.subjects import JOURNAL_ROOT
 from flowctl_cli import plane, questions
 from flowctl_cli.board import about, ended
-from flowctl_cli.commands.down import still_there
+from flowctl_cli.commands.down import lost_hosts, still_there
 from flowctl_cli.commands.logs import follow_lines
 from flowctl_cli.plane import Plane
 from flowctl_cli.session import Session
@@ -189,7 +189,7 @@ class Pursuit:
         self._show.look(found)
         # One that has failed is not late: it only waits for its last instances to go.
         self._has_run = self._has_run or view.status == "running" or ended(view)
-        if ended(view) and not (view.status != "completed" and still_there(view)):
+        if ended(view) and (view.status == "completed" or not still_there(view, lost_hosts(found.status))):
             return await self._ended(control, view)
         if self._interrupts.count > 1:
             return self._left()

@@ -28,14 +28,14 @@ async def show_plan(session: Session, request: api.Submit, *, json: bool, timeou
     Raises:
         FlowctlError: what the orchestrator says to the submission.
     """
-    view = await _preview(session, request, timeout_s=timeout_s)
+    view, answered = await _preview(session, request, timeout_s=timeout_s)
     if json:
         terminal.print_json(view)
         return
     for line in sentences(view):
         terminal.say(line)
     terminal.print_table(_HEAD, rows(view))
-    if view.change != "unchanged":
+    if view.change != "unchanged" and answered:  # a control plane that starts first changes what the plan stands on
         terminal.note(f"do exactly this with `flowctl up … --planned {view.seq}`")
 
 
@@ -90,15 +90,16 @@ def _about(step: Step) -> str:
     return "; ".join(words)
 
 
-async def _preview(session: Session, request: api.Submit, *, timeout_s: float) -> PreviewView:
+async def _preview(session: Session, request: api.Submit, *, timeout_s: float) -> tuple[PreviewView, bool]:
+    """The plan, and whether it is an orchestrator's that runs."""
     if not plane.nats_url(session) and not (Path(paths.nats_dir(session.state_dir)) / "jetstream").is_dir():
-        return await _worked_out(None, request)
+        return await _worked_out(None, request), False
     async with plane.opened(session, timeout_s=timeout_s, offline=True) as control:
         try:
             question = api.Preview(pipeline=request.pipeline, fresh=request.fresh, actor=request.actor)
-            return await control.ask(api.ORCHESTRATOR, "preview", question, PreviewView)
+            return await control.ask(api.ORCHESTRATOR, "preview", question, PreviewView), True
         except ControlPlaneUnreachableError:
-            return await _worked_out(control.store, request)
+            return await _worked_out(control.store, request), False
 
 
 async def _worked_out(store: Store | None, request: api.Submit) -> PreviewView:

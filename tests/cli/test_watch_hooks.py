@@ -19,8 +19,10 @@ from flowctl_cli.__main__ import run
 from flowctl_cli.entries import Selection
 from flowctl_cli.following import Following
 from flowctl_cli.hook import Hook, Pool, parse
+from flowctl_cli.targets import Target
 from support.flowctl import control_plane, until
 from support.journals import stop
+from support.polling import eventually
 
 HOOK = """\
 import json, os, sys
@@ -168,3 +170,24 @@ async def test_the_first_failure_may_be_the_end(durable: bool):
         await asyncio.wait_for(work, 10)
     if durable:
         assert (await (await store.subscriptions.open("hook", "flowctl.journal.>")).next()).seq == 1
+
+
+async def test_a_durable_one_treats_only_what_it_was_told_to():
+    """Of one pipeline, and not of its neighbours."""
+    store = MemoryStore()
+    await store.journal.append([stop(aggregate=Aggregate.of_pipeline(name)) for name in "abac"], actor="test")
+    treated: list[int] = []
+
+    class Noting(Hook):
+        async def run(self, entry: Entry) -> str:
+            treated.append(entry.seq)
+            return ""
+
+    following = Following(Selection(target=Target("a")), Noting([], timeout_s=1, retries=0), json=False, fail_fast=True)
+    work = asyncio.create_task(following.durably(store, "hook", after=0))
+    await eventually(lambda: len(treated) == 2, "both entries of the pipeline")
+    await store.journal.append([stop(aggregate=Aggregate.of_pipeline(name)) for name in "ba"], actor="test")
+    await eventually(lambda: len(treated) >= 3, "the next entry of the pipeline")
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert treated == [1, 3, 6]

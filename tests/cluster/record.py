@@ -11,7 +11,7 @@ FOUND = """\
 - Seed 3003: a host whose power came back was said to be lost for another 12 to 15 s. NATS never answers what it is asked while it
   elects its leader, and that answer was waited for; now the question is put again after two seconds.
 - Seeds 1060 and 3079 missed registrations that were acknowledged, and that were there: a reading that is to end took its
-  consumer's word for the end, and a consumer may lie on a server that has not caught up yet. Now the stream's leader is asked.\
+  consumer's word for the end, and a consumer may lie on a server that has not caught up yet. Now the stream's leader is asked.
 """.splitlines()
 
 RIGHT_S = 10.0

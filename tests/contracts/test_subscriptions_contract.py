@@ -76,6 +76,18 @@ async def test_what_is_done_stays_done_and_what_is_not_comes_again(store: Store)
     assert found.waiting == 3
 
 
+async def test_several_subjects(store: Store):
+    """Only entries on one of them come; another set takes effect without a step back."""
+    both = (STOPS, "flowctl.journal.host.>")
+    subscription = await store.subscriptions.open("both", both, after=0)
+    await store.journal.append([stop("a"), running(), stop("b")], actor="test")
+    assert (await subscription.next()).seq == 1
+    await subscription.done()
+    assert (await subscription.next()).seq == 3
+    again = await store.subscriptions.open("both", ALL)
+    assert (await again.next()).seq in {2, 3}
+
+
 async def test_a_forgotten_one_is_gone(store: Store):
     """And begins anew if it is opened again."""
     await write(store, 2)

@@ -8,7 +8,7 @@ import pytest
 from flowctl import api
 from flowctl.clock import VirtualClock
 from flowctl.endpoints import Endpoints, call
-from flowctl.errors import InvalidSpecError, NotFoundError, UserError
+from flowctl.errors import DeadlineError, InvalidSpecError, NotFoundError, UserError
 from flowctl.ids import InstanceId
 from flowctl.journal.events import (
     Aggregate,
@@ -100,6 +100,42 @@ async def test_two_orchestrators_assign_once():
         causes = {entry.causation for entry in written if isinstance(entry.event, ComponentAssigned)}
         assert causes == {entry.seq for entry in written if isinstance(entry.event, PipelineSubmitted)}
         assert {entry.correlation for entry in written if isinstance(entry.event, ComponentAssigned)} == {"c-1"}
+
+
+async def test_a_submission_that_comes_twice_runs_once():
+    """Its answer was lost: the same request is asked again, and neither begins a second run nor is refused."""
+    clock = VirtualClock()
+    store = MemoryStore(clock)
+    async with orchestrator(store, clock=clock) as service:
+        await join(store, "h1")
+        request = msgspec.structs.replace(submission(linear()), fresh=True)
+        first = await service.commands.submit(request)
+        await clock.advance(1)
+        again = await service.commands.submit(request)
+        assert (again, first.change) == (first, "created")
+        other = msgspec.structs.replace(submission(linear()), correlation="c-2")
+        assert (await service.commands.submit(other)).change == "unchanged"
+        assert sum(isinstance(entry.event, PipelineSubmitted) for entry in await entries(store)) == 1
+
+
+async def test_a_status_is_of_all_that_is_in_the_journal():
+    """An orchestrator that has not read on says that it lags, and not what was; while the journal is away it says what was."""
+    clock = VirtualClock()
+    store = MemoryStore(clock)
+    async with orchestrator(store, clock=clock) as service:
+        await join(store, "h1")
+        view = await service.commands.status(api.StatusRequest())
+        assert (view.seq, [host.name for host in view.hosts]) == (1, ["h1"])
+        last = store.journal.last_sequence
+
+        async def further() -> int:
+            return await last() + 1  # the entry is there, and has not come here yet
+
+        store.journal.last_sequence = further  # type: ignore[method-assign]
+        with pytest.raises(DeadlineError):
+            await service.commands.status(api.StatusRequest())
+        store.set_available(available=False)
+        assert [host.name for host in (await service.commands.status(api.StatusRequest())).hosts] == ["h1"]
 
 
 async def test_nothing_is_done_while_the_journal_is_away():
@@ -225,7 +261,7 @@ async def test_commands_over_nats():
             submitted = await ask("submit", submission(linear()), api.Submitted)
             assert isinstance(submitted, api.Submitted)
             assert (submitted.revision, submitted.change) == (1, "created")
-            again = await ask("submit", submission(linear()), api.Submitted)
+            again = await ask("submit", msgspec.structs.replace(submission(linear()), correlation="c-2"), api.Submitted)
             assert again == api.Submitted(pipeline="orders", revision=1, change="unchanged", seq=submitted.seq)
             await eventually(lambda: len(projection.fleet.instances) == 3, "assigned")
             await run_all(store)

@@ -203,6 +203,24 @@ def test_host_lost_and_recovered():
     assert not any("assigned" in line for line in scene.story() if "double.0 assigned to h2" in line)
 
 
+def test_what_failed_yesterday_is_tried_again_as_soon_as_it_has_a_host():
+    """Submitted again while there is no host, it waits, and has not failed with the old reason."""
+    scene = Scene("h1")
+    scene.submit(linear())
+    scene.settle()
+    scene.world.fail(scene.world.hosts["h1"], scene.program("orders.store.0"))
+    scene.settle()
+    assert scene.status() == "failed"
+    scene.world.lose("h1")
+    scene.settle()
+    scene.submit(linear(config={"fixed": True}))
+    scene.settle()
+    assert scene.status() == "deploying"
+    scene.world.recover("h1")
+    scene.settle()
+    assert scene.status() == "running"
+
+
 def test_the_only_host_is_lost_and_recovers():
     """With no other host the instances wait, and go on without a restart when it comes back."""
     scene = Scene("h1")

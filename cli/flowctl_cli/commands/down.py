@@ -1,12 +1,13 @@
 """``flowctl down``."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
 
 from flowctl import api
-from flowctl.api import PipelineView
+from flowctl.api import PipelineView, StatusView
 from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, NotFoundError, UserError
 from flowctl_cli import plane, questions, server_record
 from flowctl_cli.board import about, differences, ended
@@ -58,8 +59,9 @@ def down(
 
 async def _stop_one(session: Session, name: str, *, timeout_s: float) -> None:
     async with plane.opened(session, timeout_s=min(timeout_s, CALL_S)) as control:
-        view = (await questions.status(control, name)).pipelines[0]
-        if _done(view):
+        status = await questions.status(control, name)
+        view = status.pipelines[0]
+        if _done(view, lost_hosts(status)):
             say(f"{name} is {view.status} already")
             return
         await stop_and_wait(control, [name], timeout_s=timeout_s)
@@ -72,25 +74,31 @@ async def stop_all(session: Session, *, timeout_s: float) -> None:
         DeadlineError: some still run; it says which.
     """
     async with plane.opened(session, timeout_s=min(timeout_s, CALL_S)) as control:
-        live = [view.name for view in (await questions.status(control)).pipelines if not _done(view)]
+        status = await questions.status(control)
+        live = [view.name for view in status.pipelines if not _done(view, lost_hosts(status))]
         if not live:
             note("no pipeline runs")
             return
         await stop_and_wait(control, live, timeout_s=timeout_s)
 
 
-def _done(view: PipelineView) -> bool:
-    """Whether the pipeline has ended and so has everything that belonged to it."""
-    return ended(view) and not still_there(view)
+def _done(view: PipelineView, lost: Collection[str]) -> bool:
+    """Whether the pipeline has ended and so has everything that belonged to it, on hosts that can be asked."""
+    return ended(view) and not still_there(view, lost)
 
 
-def still_there(view: PipelineView) -> list[str]:
-    """The instances that have not ended, each with what it does or waits for."""
+def lost_hosts(status: StatusView) -> set[str]:
+    """The hosts that nobody can say anything of; when they come back they end what is not theirs."""
+    return {host.name for host in status.hosts if host.status == "lost"}
+
+
+def still_there(view: PipelineView, lost: Collection[str] = ()) -> list[str]:
+    """The instances that have not ended, each with what it does or waits for; without those on hosts that are ``lost``."""
     present = ("starting", "started", "running", "stopping", "replacing")
     return [
         f"{each.instance} is {each.phase}{f' ({about(each)})' if about(each) else ''}"
         for each in view.instances
-        if each.phase in present
+        if each.phase in present and (each.runs_on or each.host) not in lost
     ]
 
 
@@ -138,10 +146,11 @@ async def _watch(control: Plane, waiting: list[str], seen: dict[str, PipelineVie
 async def _look(control: Plane, name: str, seen: dict[str, PipelineView]) -> bool:
     """Show what has changed; whether the pipeline is done with."""
     try:
-        view = (await questions.status(control, name)).pipelines[0]
+        status = await questions.status(control, name)
     except NotFoundError:
         return True
+    view = status.pipelines[0]
     for line in differences(seen.get(name), view):
         say(line)
     seen[name] = view
-    return _done(view)
+    return _done(view, lost_hosts(status))

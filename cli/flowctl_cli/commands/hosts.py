@@ -148,5 +148,10 @@ async def _until_empty(control: plane.Plane, host: str, *, timeout_s: float, qui
 
 def _left_on(view: StatusView, host: str) -> dict[str, str]:
     """What still is on the host, and what is said of it."""
-    there = [each for pipeline in view.pipelines for each in pipeline.instances if host in (each.host, each.runs_on)]
+    there = [
+        each
+        for pipeline in view.pipelines
+        for each in pipeline.instances
+        if each.runs_on == host or (each.host == host and each.phase != "waiting")  # it was there, and waits for another host
+    ]
     return {each.instance: about(each) or each.waiting_for for each in there if each.phase not in _OVER}

@@ -1,7 +1,7 @@
 """Durable subscriptions and undelivered notices in memory: the twins of the JetStream ones, for tests."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flowctl.journal.log import Entry, Journal
@@ -25,7 +25,7 @@ class _Store(Protocol):
 class _Place:
     """One subscription, as the server remembers it."""
 
-    def __init__(self, subject: str, done: int) -> None:
+    def __init__(self, subject: str | Sequence[str], done: int) -> None:
         self.subject = subject
         self.done = done
 
@@ -37,7 +37,7 @@ class MemorySubscriptions:
         self._store = store
         self._places: dict[str, _Place] = {}
 
-    async def open(self, name: str, subject: str, *, after: int | None = None) -> "MemorySubscription":
+    async def open(self, name: str, subject: str | Sequence[str], *, after: int | None = None) -> "MemorySubscription":
         """See ``Subscriptions``."""
         self._store.check()
         if name not in self._places:

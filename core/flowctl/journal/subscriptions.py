@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -58,10 +58,10 @@ class Subscription(Protocol):
 class Subscriptions(Protocol):
     """The durable subscriptions of a store, by name."""
 
-    async def open(self, name: str, subject: str, *, after: int | None = None) -> Subscription:
+    async def open(self, name: str, subject: str | Sequence[str], *, after: int | None = None) -> Subscription:
         """The subscription of that name, made if there is none; then it begins after ``after``, None: with what is new.
 
-        One that exists stays where it is and takes on the new ``subject`` (a wildcard of the journal's subjects).
+        One that exists stays where it is and takes on the new ``subject`` (a wildcard of the journal's subjects, or several).
 
         Raises:
             JournalUnavailableError: the server does not answer.

@@ -1,14 +1,16 @@
 """The orchestrator's endpoints: each reads the newest state, asks a pure function, appends, and answers."""
 
+import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from prometheus_client import Counter
 
 from flowctl import api
 from flowctl.decision import Decision, Rejected
-from flowctl.errors import InvalidSpecError, NotFoundError, UserError
-from flowctl.fleet import Fleet
+from flowctl.errors import InvalidSpecError, JournalUnavailableError, NotFoundError, UserError
+from flowctl.fleet import Fleet, PipelineState
 from flowctl.ids import InstanceId
 from flowctl.journal.events import PipelineSubmitted
 from flowctl.journal.log import Entry
@@ -23,6 +25,8 @@ from flowctl_orchestrator.placement import is_on
 from flowctl_orchestrator.planner import Planner
 from flowctl_orchestrator.preview import moved, preview
 from flowctl_orchestrator.views import answer
+
+READ_ON_S: Final = 1.0
 
 _decoder = msgspec.json.Decoder(Pipeline)
 
@@ -53,6 +57,9 @@ class Commands:
         def choose(fleet: Fleet) -> Decision:
             nonlocal change
             state = fleet.pipelines.get(pipeline.name)
+            if state is not None and _obeyed(state, pipeline, request):
+                change = "created" if state.revision == 1 else "changed"
+                return []
             change = "changed" if state is not None and is_live(state) else "created"
             decision = decide.decide_submit(fleet, pipeline, source=request.source, fresh=request.fresh)
             if isinstance(decision, Rejected) or not decision or request.expected_seq is None:
@@ -69,7 +76,8 @@ class Commands:
                 return api.Submitted(pipeline=pipeline.name, revision=entry.event.revision, change=change, seq=entry.seq)
         if state is None:
             raise NotFoundError(f"pipeline {pipeline.name} was not accepted")
-        return api.Submitted(pipeline=pipeline.name, revision=state.revision, change="unchanged", seq=state.submitted_seq)
+        change = change if _obeyed(state, pipeline, request) else "unchanged"
+        return api.Submitted(pipeline=pipeline.name, revision=state.revision, change=change, seq=state.submitted_seq)
 
     async def preview(self, request: api.Preview) -> api.PreviewView:
         """What a submission would do now.
@@ -155,13 +163,15 @@ class Commands:
         return api.Done(seq=self._last(entries), instances=[str(id_) for id_ in ids])
 
     async def status(self, request: api.StatusRequest) -> api.StatusView:
-        """Everything, or one pipeline, as of what this orchestrator has read.
+        """Everything, or one pipeline: all that is in the journal, or while that is away what was.
 
         Raises:
             NotFoundError: there is no such pipeline.
+            DeadlineError: this orchestrator lags behind the journal; another one may not.
         """
         self._requests.labels("status").inc()
         projection = self._projection
+        await self._read_on()
         return answer(
             projection.fleet,
             projection.journal.now_ns(),
@@ -169,6 +179,17 @@ class Commands:
             troubles=self._planner.troubles,
             unknown_since_ns=projection.unavailable_since_ns,
         )
+
+    async def _read_on(self) -> None:
+        """Fold what is in the journal now, if it can be asked."""
+        if self._projection.unavailable_since_ns is not None or self._projection.corrupt is not None:
+            return
+        try:
+            async with asyncio.timeout(READ_ON_S):
+                last = await self._projection.journal.last_sequence()
+        except (JournalUnavailableError, TimeoutError):
+            return
+        await self._projection.caught_up(last, timeout_s=READ_ON_S)
 
     async def info(self, request: api.InfoRequest) -> api.Info:
         """How this orchestrator is."""
@@ -188,6 +209,11 @@ class Commands:
 
     def _last(self, entries: list[Entry]) -> int:
         return entries[-1].seq if entries else self._projection.fleet.seq
+
+
+def _obeyed(state: PipelineState, pipeline: Pipeline, request: api.Submit) -> bool:
+    """Was this very request obeyed already, and its answer lost on the way?"""
+    return bool(request.correlation) and state.correlation == request.correlation and state.pipeline == pipeline
 
 
 def read_pipeline(raw: msgspec.Raw) -> Pipeline:

@@ -76,7 +76,8 @@ def _situation(fleet: Fleet, state: PipelineState) -> tuple[Situation, str, int]
         return "finished", "every instance has completed", max(instance.completed_seq for instance in instances)
     if state.stop_requested is not None:
         return "asked_to_stop", state.stop_requested.reason, state.stop_seq
-    failed = [instance for instance in instances if instance.failure is not None]
+    # What failed before the pipeline was submitted again is to be tried again, as soon as it has a host.
+    failed = [each for each in instances if each.failure is not None and each.failure_seq > state.submitted_seq]
     if failed:
         first = min(failed, key=lambda instance: instance.failure_seq)
         reason = first.failure.reason if first.failure is not None else ""

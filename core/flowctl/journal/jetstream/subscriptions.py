@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -45,7 +46,7 @@ class JetStreamSubscriptions:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def open(self, name: str, subject: str, *, after: int | None = None) -> "JetStreamSubscription":
+    async def open(self, name: str, subject: str | Sequence[str], *, after: int | None = None) -> "JetStreamSubscription":
         """See ``Subscriptions``."""
         self._connection.raise_if_broken()
         found = await self._info(name)
@@ -58,7 +59,7 @@ class JetStreamSubscriptions:
         config = begin | {
             "durable_name": name,
             "description": "flowctl: a durable subscription",
-            "filter_subject": subject,
+            **({"filter_subject": subject} if isinstance(subject, str) else {"filter_subjects": list(subject)}),
             "ack_policy": "explicit",
             "ack_wait": round(ACK_WAIT_S * _S),
             "max_ack_pending": 1,
