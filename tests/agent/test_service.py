@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from flowctl.journal.memory import MemoryStore
 from flowctl.journal.store import Store
 from flowctl.projection import Projection
 from flowctl.spec.model import Component
-from flowctl_agent import plan
+from flowctl_agent import plan, reconciler
 from support.agent_world import HOST, WORKER, AgentWorld, agent
 from support.agents import SLEEP, alive, processes_of, script
 from support.nats import connect, nats_server, nats_store
@@ -251,6 +252,29 @@ async def test_many_instances_at_once(world: AgentWorld):
     for each in ids:
         await world.assign(SLEEP, each)
     await eventually(lambda: all(world.count_of(each) == 1 for each in ids), "all to start", timeout_s=3.0)
+
+
+async def test_a_start_waits_for_a_driver_that_is_away(state_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is looked for now and then, which holds nobody up; once it is back, the program is started."""
+    away, asked, enough = True, list[float](), 100
+    loop = asyncio.get_running_loop()
+
+    def absence() -> str | None:
+        asked.append(loop.time())
+        return "the engine is away" if away and len(asked) < enough else None  # the loop would never be left otherwise
+
+    async with agent(MemoryStore(), state_dir) as world:
+        monkeypatch.setattr(reconciler, "ABSENCE_RETRY_S", 0.1)
+        monkeypatch.setattr(world.driver, "absence", absence)
+        await world.assign(SLEEP)
+        await eventually(lambda: len(asked) >= 3, "it to be asked again")
+        assert world.service.waiting == {WORKER: "the engine is away"}
+        assert world.starts() == []
+        assert len(asked) < 20
+        assert all(later - earlier > 0.09 for earlier, later in itertools.pairwise(asked))
+        away = False
+        await world.until_started()
+        assert world.starts() == [1]
 
 
 async def test_a_move_is_started_as_soon_as_the_other_host_is_gone(world: AgentWorld, monkeypatch: pytest.MonkeyPatch):

@@ -177,7 +177,8 @@ class Reconciler:
                 self._later(instance, (action.until_ns - self._projection.journal.now_ns()) / 1e9, action.reason)
             else:
                 await self._execute(action)
-                self._dirty.add(instance)
+                if instance not in self._timers:  # else it waits: for a driver that is away
+                    self._dirty.add(instance)
         self.live = sum(run.live for run in await self._driver.list())
         self._metrics.instances.set(self.live)
 
