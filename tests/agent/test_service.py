@@ -33,10 +33,12 @@ from flowctl.journal.logs import LogLine
 from flowctl.journal.memory import MemoryStore
 from flowctl.journal.store import Store
 from flowctl.projection import Projection
+from flowctl.serving import ServiceContext
 from flowctl.spec.model import Component
 from flowctl_agent import plan, reconciler
-from support.agent_world import HOST, WORKER, AgentWorld, agent
-from support.agents import SLEEP, alive, processes_of, script
+from flowctl_agent.service import AgentService
+from support.agent_world import HOST, WORKER, AgentWorld, agent, settings
+from support.agents import SLEEP, alive, process_driver, processes_of, script
 from support.nats import connect, nats_server, nats_store
 from support.polling import eventually
 
@@ -338,6 +340,46 @@ async def test_an_agent_that_cannot_beat_any_more_ends(store: Store, state_dir: 
         monkeypatch.setattr(store.heartbeats, "publish", broken)
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(world.service.failed(), 10)
+
+
+@pytest.mark.parametrize("broken", ["_endpoints", "_prober", "_reconciler", "_presence", "_tailer"])
+async def test_an_agent_that_cannot_stop_a_part_stops_the_others(state_dir: Path, broken: str):
+    """Endpoints whose connection is gone raise nothing; whatever else fails is said once everything after it was done."""
+    stopped: list[str] = []
+
+    class Part:
+        """A part that says that it is stopped, and fails then if it is the broken one."""
+
+        def __init__(self, name: str, real: Any) -> None:
+            self.name = name
+            self.real = real
+            self.live = 0
+
+        async def stop(self, *reason: str) -> None:
+            """Stop."""
+            if self.real is not None:
+                await self.real.stop(*reason)
+            stopped.append(self.name)
+            if self.name == broken:
+                raise JournalUnavailableError("NATS is away")
+
+    parts = ["_endpoints", "_prober", "_reconciler", "_presence", "_tailer"]
+    store = MemoryStore()
+    projection = Projection(store.journal)
+    following = await projection.start()
+    driver = process_driver(state_dir)
+    service = AgentService(ServiceContext(store=store, projection=projection), settings(state_dir), driver=driver)
+    await service.start()
+    for name in parts:
+        setattr(service, name, Part(name, getattr(service, name)))
+    with contextlib.nullcontext() if broken == "_endpoints" else pytest.raises(JournalUnavailableError):
+        await service.stop()
+    following.cancel()
+    assert stopped == parts
+    with pytest.raises(OSError, match="Bad file descriptor"):  # it was closed already
+        await driver.close()
+    async with agent(store, state_dir):  # the lock is free
+        pass
 
 
 # --- the journal away (on the twin, which can be taken away at will)

@@ -1,6 +1,7 @@
 """The agent as a service: puts the driver, the reconciler, the tailer, the prober and the host's presence together."""
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -99,16 +100,16 @@ class AgentService:
     async def stop(self) -> None:
         """Leave; what runs goes on running."""
         self._started = False
-        if self._endpoints is not None:
-            await self._endpoints.stop()
-        await self._prober.stop()
-        await self._reconciler.stop()
-        await self._presence.stop("the agent was stopped")
-        await self._tailer.stop()
-        await self._driver.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        async with contextlib.AsyncExitStack() as steps:  # done from the last one up, whatever one of them raises
+            steps.callback(self._release_lock)
+            steps.push_async_callback(self._driver.close)
+            steps.push_async_callback(self._tailer.stop)
+            steps.push_async_callback(self._presence.stop, "the agent was stopped")
+            steps.push_async_callback(self._reconciler.stop)
+            steps.push_async_callback(self._prober.stop)
+            if self._endpoints is not None:
+                with contextlib.suppress(Exception):  # the connection may be gone, and with it the endpoints
+                    await self._endpoints.stop()
 
     async def failed(self) -> None:
         """See ``Service``: another agent has taken this host's name, or a part of this one has ended."""
@@ -151,6 +152,11 @@ class AgentService:
             os.close(self._lock)
             self._lock = -1
             raise RefusedError(f"an agent runs already on {self._settings.state_dir}", hint="stop it first") from error
+
+    def _release_lock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _announcement(self) -> HostJoined:
         settings = self._settings
