@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flowctl_agent.drivers import Run, segments
+from flowctl_agent.drivers import OutputChunk, Run, segments
 from flowctl_agent.drivers.process import ProcessDriver
 from flowctl_agent.drivers.processes import sweep
 from flowctl_agent.drivers.rundir import RunDirectory, RunningRecord
@@ -267,6 +267,35 @@ os.write(1, b"no end")
     long = texts[2:-1]
     assert "".join(long) == "ü" * 40_000
     assert all(len(text.encode()) <= MAX_LINE_BYTES for text in long)
+
+
+async def test_undecodable_output_keeps_within_a_line(driver: ProcessDriver):
+    """A byte that is no UTF-8 takes three once it is replaced: such lines are cut like others, and what follows is read."""
+    program = r"""
+import os
+os.write(1, b"\xff" * 30_000 + b"\n")
+os.write(1, b"\xff" * 40_000 + b"\nafter\n")
+"""
+    await driver.start(launch(script(program)))
+    await eventually(lambda: not driver_runs(driver), "the exit")
+    texts = [text for _, text in output(driver, key())]
+    assert texts[-1] == "after"
+    assert "".join(texts[:-1]) == "\ufffd" * 70_000
+    assert all(len(text.encode()) <= MAX_LINE_BYTES for text in texts)
+
+
+@pytest.mark.parametrize("length", [65_000, 65_536, 98_304, 200_000])
+def test_a_line_of_any_length_is_read(tmp_path: Path, length: int):
+    """Earlier shims wrote longer ones: it is read whole, and then what follows it; without its end it is waited for."""
+    stamp = "2026-01-01T00:00:00.000000000Z stdout "
+    path = tmp_path / "output-0.log"
+    path.write_text(f"{stamp}{'x' * length}")
+    assert segments.read(tmp_path, 0, 65_536) == OutputChunk([], 0)
+    path.write_text(f"{stamp}{'x' * length}\n{stamp}after\n")
+    first = segments.read(tmp_path, 0, 65_536)
+    second = segments.read(tmp_path, first.position, 65_536)
+    texts = [line.text for line in (*first.lines, *second.lines)]
+    assert texts == ["x" * length, "after"]
 
 
 async def test_a_prompt_without_an_end_is_seen(driver: ProcessDriver):

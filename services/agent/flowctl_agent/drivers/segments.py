@@ -6,7 +6,7 @@ A position is a byte offset into everything that the run ever wrote, so it outli
 import datetime as dt
 import re
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from flowctl_agent.drivers import OutputChunk, OutputLine
 
@@ -14,7 +14,7 @@ _SEGMENT: Final = re.compile(r"\Aoutput-([0-9]+)\.log\Z")
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _TIME_LENGTH: Final = len("2026-01-01T00:00:00.000000000Z")
 _MAX_LINE_BYTES: Final = 65_536
-"""More than the shim ever writes in one line."""
+"""More than the shim writes in one line; one that is longer was written by an older one, and is read all the same."""
 
 
 def segments(directory: Path) -> list[tuple[int, Path]]:
@@ -38,10 +38,9 @@ def read(directory: Path, position: int, limit_bytes: int) -> OutputChunk:
         try:
             with path.open("rb") as file:
                 file.seek(position - start)
-                data = file.read(max(limit_bytes, _MAX_LINE_BYTES))
+                data = _whole_lines(file, max(limit_bytes, _MAX_LINE_BYTES))
         except OSError:
             continue
-        data = data[: data.rfind(b"\n") + 1]
         if data:
             return OutputChunk(_lines(data, position), position + len(data), lost)
     return OutputChunk([], position, lost)
@@ -66,6 +65,14 @@ def last_words(directory: Path, count: int, limit_bytes: int) -> list[str]:
             break
         kept.insert(0, text)
     return kept
+
+
+def _whole_lines(file: BinaryIO, size: int) -> bytes:
+    """Lines of together about ``size`` bytes; at least one if it has an end, however long it is."""
+    data = file.read(size)
+    if b"\n" not in data and len(data) == size:
+        data += file.readline()
+    return data[: data.rfind(b"\n") + 1]
 
 
 def _lines(data: bytes, position: int) -> list[OutputLine]:

@@ -137,16 +137,12 @@ class Stream:
     def _emit(self, lines: list[bytes]) -> None:
         if not lines:
             return
-        if max(map(len, lines)) > MAX_LINE_BYTES:
-            lines = [piece for line in lines for piece in cut(line)]
         prefix = _prefix(self._name)
-        text = prefix + (b"\n" + prefix).join(lines) + b"\n"
-        if b"\r\n" in text:
-            text = text.replace(b"\r\n", b"\n")
+        text = _text(prefix, lines)
         try:
             text.decode()
-        except UnicodeDecodeError:
-            text = text.decode("utf-8", "replace").encode()
+        except UnicodeDecodeError:  # what cannot be decoded grows when it is replaced: it is cut afterwards
+            text = _text(prefix, [line.decode("utf-8", "replace").encode() for line in lines])
         self._output.write(text)
 
 
@@ -160,6 +156,14 @@ def cut(line: bytes) -> list[bytes]:
         pieces.append(line[:at])
         line = line[at:]
     return [*pieces, line]
+
+
+def _text(prefix: bytes, lines: "list[bytes]") -> bytes:
+    """The lines as they are written, none of them longer than the longest."""
+    if max(map(len, lines)) > MAX_LINE_BYTES:
+        lines = [piece for line in lines for piece in cut(line)]
+    text = prefix + (b"\n" + prefix).join(lines) + b"\n"
+    return text.replace(b"\r\n", b"\n") if b"\r\n" in text else text
 
 
 def _prefix(name: bytes) -> bytes:
