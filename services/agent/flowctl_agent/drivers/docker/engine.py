@@ -374,6 +374,7 @@ def _translated(*, ignore: tuple[int, ...] = ()) -> Generator[None]:
     """The library's errors as ours."""
     import requests
     from docker.errors import APIError, DockerException
+    from urllib3.exceptions import HTTPError  # what breaks off in the middle of a stream comes as it is
 
     try:
         yield
@@ -383,7 +384,7 @@ def _translated(*, ignore: tuple[int, ...] = ()) -> Generator[None]:
             raise _refused(error, status) from error
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
         raise EngineAwayError(AWAY, hint=WAY_OUT) from error
-    except (requests.exceptions.RequestException, DockerException, OSError) as error:
+    except (requests.exceptions.RequestException, DockerException, HTTPError, OSError) as error:
         raise DriverError(f"the Docker engine failed: {error}") from error
 
 
