@@ -10,14 +10,15 @@ from flowctl.errors import JournalUnavailableError
 from flowctl.journal.logs import LogLine
 from flowctl.journal.memory import MemoryStore
 from flowctl_agent.drivers.process import ProcessDriver
+from flowctl_agent.drivers.several import Drivers
 from flowctl_agent.metrics import AgentMetrics
 from flowctl_agent.shim.output import Output
 from flowctl_agent.tailer import Tailer
-from support.agents import key, launch, only_run, process_driver, script
+from support.agents import ended, key, launch, only_run, process_driver, script
 from support.polling import eventually
 
 
-def tailer(driver: ProcessDriver, store: MemoryStore) -> Tailer:
+def tailer(driver: ProcessDriver | Drivers, store: MemoryStore) -> Tailer:
     """A tailer that is not running."""
     return Tailer(driver=driver, logs=store.logs, clock=SystemClock(), metrics=AgentMetrics(CollectorRegistry()))
 
@@ -35,7 +36,7 @@ async def run_to_its_end(driver: ProcessDriver, program: str) -> None:
     await eventually(lambda: bool(exits), "the exit")
 
 
-async def send_all(tail: Tailer, driver: ProcessDriver) -> None:
+async def send_all(tail: Tailer, driver: ProcessDriver | Drivers) -> None:
     """Rounds until there is nothing left to send."""
     for each in driver.outputs():
         tail.wake(each)
@@ -74,6 +75,24 @@ async def test_the_output_of_a_forgotten_run_is_sent(driver: ProcessDriver):
     await driver.forget((await only_run(driver)).key)
     await send_all(tailer(driver, store), driver)
     assert [line.text for line in await stored(store)] == ["last words"]
+
+
+async def test_what_is_removed_is_forgotten(state_dir: Path):
+    """However often an instance ends and begins anew, only the runs whose output is kept are remembered."""
+    alone = process_driver(state_dir, kept_runs=2)
+    driver = Drivers([alone])
+    await driver.open()
+    tail = tailer(driver, MemoryStore())
+    for incarnation in range(1, 8):
+        await alone.start(launch(script("print('x')"), key(incarnation)))
+        await ended(alone, key(incarnation))
+        await send_all(tail, driver)
+        assert [run.key for run in await driver.list()] == [key(incarnation)]
+        await driver.forget(key(incarnation))
+    assert driver.outputs() == [key(6), key(7)]
+    assert set(driver._of[key().instance]) == {key(6), key(7)}  # pyright: ignore[reportPrivateUsage]
+    assert set(tail._positions[key().instance]) == {key(5), key(6), key(7)}  # pyright: ignore[reportPrivateUsage]
+    await driver.close()
 
 
 async def test_what_was_rotated_away_is_said(state_dir: Path):

@@ -13,6 +13,7 @@ from typing import Final
 
 from flowctl.clock import Clock
 from flowctl.errors import JournalUnavailableError
+from flowctl.ids import InstanceId
 from flowctl.journal.logs import LogLine, Logs
 from flowctl_agent.drivers import Driver, OutputChunk, RunKey
 from flowctl_agent.drivers.several import Drivers
@@ -36,7 +37,7 @@ class Tailer:
         self._clock = clock
         self._metrics = metrics
         self._pending: dict[RunKey, None] = {}
-        self._positions: dict[RunKey, int] = {}
+        self._positions: dict[InstanceId, dict[RunKey, int]] = {}
         self._news = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
 
@@ -95,7 +96,7 @@ class Tailer:
         if lines:
             await self._logs.publish(lines)
         for key, chunk in chunks.items():
-            self._positions[key] = chunk.position
+            self._positions.setdefault(key.instance, {})[key] = chunk.position
             self._remember(key, chunk.position)
             self._metrics.log_lines.inc(len(chunk.lines))
             self._metrics.log_lost_bytes.inc(chunk.lost_bytes)
@@ -103,14 +104,16 @@ class Tailer:
             self._pending[key] = None
 
     def _position(self, key: RunKey) -> int:
-        position = self._positions.get(key)
-        if position is None:
+        """How far the run's output was sent. With the first word of a run, the instance's removed ones are forgotten."""
+        known = self._positions.setdefault(key.instance, {})
+        if key not in known:
+            for gone in [each for each in known if not self._driver.directory(each).exists()]:
+                del known[gone]
             try:
-                position = int((self._driver.directory(key) / POSITION_FILE).read_text())
+                known[key] = int((self._driver.directory(key) / POSITION_FILE).read_text())
             except (OSError, ValueError):
-                position = 0
-            self._positions[key] = position
-        return position
+                known[key] = 0
+        return known[key]
 
     def _remember(self, key: RunKey, position: int) -> None:
         """Written in place and of one length, so that it is never torn by the end of this process."""

@@ -17,7 +17,7 @@ class Drivers:
 
     def __init__(self, drivers: Sequence[Driver]) -> None:
         self._drivers: dict[DriverName, Driver] = {driver.name: driver for driver in drivers}
-        self._of: dict[RunKey, Driver] = {}
+        self._of: dict[InstanceId, dict[RunKey, Driver]] = {}
 
     @property
     def names(self) -> frozenset[DriverName]:
@@ -45,7 +45,7 @@ class Drivers:
             raise DriverError(f"this host does not offer the driver {launch.driver}")
         if any(run.live for run in await self.list(launch.key.instance)):
             raise DriverError(f"{launch.key.instance} runs already")
-        self._of[launch.key] = driver
+        self._note(launch.key, driver)
         return await driver.start(launch)
 
     async def stop(self, key: RunKey, timeout_s: float) -> None:
@@ -57,13 +57,16 @@ class Drivers:
         found: list[Run] = []
         for driver in self._drivers.values():
             for run in await driver.list(instance):
-                self._of[run.key] = driver
+                self._note(run.key, driver)
                 found.append(run)
         return sorted(found, key=lambda run: run.key)
 
     async def forget(self, key: RunKey) -> None:
         """See ``Driver``."""
         await self._with(key).forget(key)
+        known = self._of.get(key.instance, {})
+        for gone in [each for each, driver in known.items() if not driver.directory(each).exists()]:
+            del known[gone]
 
     async def tidy(self, pipelines: Collection[str]) -> None:
         """See ``Driver``."""
@@ -90,7 +93,7 @@ class Drivers:
         found: list[RunKey] = []
         for driver in self._drivers.values():
             for key in driver.outputs():
-                self._of.setdefault(key, driver)
+                self._of.setdefault(key.instance, {}).setdefault(key, driver)
                 found.append(key)
         return found
 
@@ -102,9 +105,12 @@ class Drivers:
         """See ``Driver``."""
         return self._with(key).directory(key)
 
+    def _note(self, key: RunKey, driver: Driver) -> None:
+        self._of.setdefault(key.instance, {})[key] = driver
+
     def _with(self, key: RunKey) -> Driver:
         """Whoever has the run; who is asked about an unknown one answers that there is none."""
-        known = self._of.get(key)
+        known = self._of.get(key.instance, {}).get(key)
         if known is not None:
             return known
         return next(
