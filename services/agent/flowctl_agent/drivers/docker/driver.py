@@ -19,7 +19,7 @@ from flowctl.errors import DriverError
 from flowctl.ids import InstanceId
 from flowctl.spec.model import Driver as DriverName
 from flowctl_agent.drivers import Launch, OutputChunk, Run, RunKey, segments
-from flowctl_agent.drivers.docker import recipe, starting
+from flowctl_agent.drivers.docker import clearing, recipe, starting
 from flowctl_agent.drivers.docker.connection import Connection
 from flowctl_agent.drivers.docker.engine import Container, EngineAwayError, Event
 from flowctl_agent.drivers.docker.live import Live
@@ -280,7 +280,7 @@ class DockerDriver:
         if live is not None and live.container == container.id and container.state == "created":
             return  # it was started since the engine was asked
         if container.state == "created" or (live is None and container.state in _OVER):
-            await self._connection.call(lambda engine: engine.remove(container.id))
+            await self._connection.call(lambda engine: clearing.clear(engine, container.id))
             if live is not None:
                 await self._bury(key)
             return
@@ -346,8 +346,8 @@ class DockerDriver:
         for listener in self._exit_listeners:
             listener(run)
         if written and live.container:
-            with contextlib.suppress(DriverError):  # it is removed when the engine is back
-                await self._connection.call(lambda engine: engine.remove(live.container))
+            with contextlib.suppress(EngineAwayError):  # it is removed when the engine is back
+                await self._connection.call(lambda engine: clearing.clear(engine, live.container))
 
     async def _burials(self) -> None:
         """Wait for those that are under way."""
