@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import queue
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         return engine
 
     monkeypatch.setattr(connection, "Engine", found)
+    monkeypatch.setattr(drivers, "ASK_AGAIN_S", 0.1)
     monkeypatch.setattr(drivers, "CLEAR_S", 0.05)
     return engine
 
@@ -130,6 +132,49 @@ async def opened(state_dir: Path, *runs: RunKey) -> AsyncGenerator[tuple[DockerD
         yield driver, exits
     finally:
         await driver.close()
+
+
+async def test_an_end_that_could_not_be_asked_is_asked_again(engine: FakeEngine, state_dir: Path):
+    """The events go on, so nothing else would ever ask: after a while, not at once, until the answer comes."""
+    container = engine.run(key())
+    async with opened(state_dir, key()) as (driver, exits):
+        engine.ail = [DriverError("the Docker engine failed"), DriverError("it failed again")]
+        asked, began = engine.asked, asyncio.get_running_loop().time()
+        engine.die(container)
+        await eventually(lambda: bool(exits), "the exit", timeout_s=5)
+        assert asyncio.get_running_loop().time() - began > 0.2
+        assert engine.asked - asked == 3
+        assert [(run.key, run.code) for run in exits] == [(key(), 3)]
+        assert driver.absence() is None
+
+
+async def test_tidying_gives_up_no_end(engine: FakeEngine, state_dir: Path):
+    """An engine that takes long to say how a run ended is waited for a moment only, and its answer still counts."""
+    container, answer = engine.run(key()), threading.Event()
+    async with opened(state_dir, key()) as (driver, exits):
+        engine.ail = [lambda: answer.wait(10)]
+        asked = engine.asked
+        engine.die(container)
+        await eventually(lambda: engine.asked == asked + 1, "the question")
+        await asyncio.wait_for(driver.tidy(()), 2)
+        assert exits == []
+        answer.set()
+        await eventually(lambda: bool(exits), "the exit", timeout_s=2)
+        await eventually(lambda: not engine.there, "the container's removal")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_an_end_that_failed_by_surprise_can_be_told_again(engine: FakeEngine, state_dir: Path):
+    """Whatever comes between, the run does not count for ever as one whose end is being written down."""
+    container = engine.run(key())
+    async with opened(state_dir, key()) as (driver, exits):
+        engine.ail = [ZeroDivisionError()]
+        asked = engine.asked
+        engine.die(container)
+        await eventually(lambda: engine.asked == asked + 1, "the question")
+        await driver.tidy(())
+        engine.die(container)
+        await eventually(lambda: bool(exits), "the exit", timeout_s=2)
 
 
 @pytest.mark.parametrize("state", ["exited", "created"])

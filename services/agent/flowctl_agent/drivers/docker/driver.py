@@ -42,6 +42,8 @@ DRAIN_S: Final = 5.0
 """How long an ended container's output is waited for."""
 CLEAR_S: Final = 10.0
 """How long the removal of ended containers is waited for."""
+ASK_AGAIN_S: Final = 5.0
+"""After how long the engine is asked again how a run ended."""
 LAST_WORDS: Final = 10
 LAST_WORDS_BYTES: Final = 2_000
 THREADS: Final = 16
@@ -119,6 +121,8 @@ class DockerDriver:
             if live.follower is not None:
                 live.follower.stop()
         await self._burials()
+        for late in self._tasks:
+            late.cancel()
         await self._connection.close()
         followers = [live.follower for live in self._live.values() if live.follower is not None]
         for follower in followers:
@@ -327,10 +331,13 @@ class DockerDriver:
         live.burying = True
         try:
             ending, words = await self._post_mortem(key, live)
-        except DriverError as error:  # it is compared again when the engine is back
-            live.burying = False
-            log.warning("how %s ended could not be asked: %s", key, error)
+        except DriverError as error:  # it may be the engine's failure in this alone
+            if live.again is None:
+                log.warning("how %s ended could not be asked: %s", key, error)
+            live.ask_again(ASK_AGAIN_S, lambda: self._bury_soon(key))
             return
+        finally:
+            live.burying = False  # nobody else comes between this and its end
         record = EndRecord(ending=ending, last_words=words, handle=live.run.handle)
         written = True
         try:
@@ -350,11 +357,9 @@ class DockerDriver:
                 await self._connection.call(lambda engine: clearing.clear(engine, live.container))
 
     async def _burials(self) -> None:
-        """Wait for those that are under way."""
+        """Wait a while for those that are under way."""
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=CLEAR_S)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._tasks, timeout=CLEAR_S)
 
     async def _post_mortem(self, key: RunKey, live: Live) -> "tuple[Ending, list[str]]":
         directory = ContainerDirectory(self._root, key)
@@ -387,9 +392,5 @@ class DockerDriver:
 
     def _not_begun(self, launch: Launch, directory: ContainerDirectory, failure: str) -> Run:
         """A run that could not even begin."""
-        record = EndRecord(ending=Ending(code=127, failure=failure), last_words=[])
-        with contextlib.suppress(OSError):
-            directory.begin(launch)
-            directory.mark_ended(record)
-        run = self._exited[launch.key] = ended_run(run_of(launch.key, ContainerRecord.of(launch)), record)
+        run = self._exited[launch.key] = directory.never_began(launch, Ending(code=127, failure=failure))
         return run

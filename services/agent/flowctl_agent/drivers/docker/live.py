@@ -1,6 +1,7 @@
 """A container that lives, as the driver knows it."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -20,3 +21,10 @@ class Live(msgspec.Struct):
     drained: asyncio.Event | None = None
     oom: bool = False
     burying: bool = False
+    again: asyncio.TimerHandle | None = None
+
+    def ask_again(self, after_s: float, ask: Callable[[], None]) -> None:
+        """Ask once more how it ended, a while after the last time."""
+        if self.again is not None:
+            self.again.cancel()
+        self.again = asyncio.get_running_loop().call_later(after_s, ask)

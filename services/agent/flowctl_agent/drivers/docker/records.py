@@ -80,6 +80,14 @@ class ContainerDirectory(RunDirectory):
         (self.path / "end.tmp").rename(self.path / "end.json")
         (self.path / "redact.json").unlink(missing_ok=True)
 
+    def never_began(self, launch: Launch, ending: Ending) -> Run:
+        """Note a run that could not even begin, if that can be done at all; the run."""
+        record = EndRecord(ending=ending, last_words=[])
+        with contextlib.suppress(OSError):
+            self.begin(launch)
+            self.mark_ended(record)
+        return ended_run(run_of(self.key, ContainerRecord.of(launch)), record)
+
 
 def directories(root: Path) -> list[ContainerDirectory]:
     """Every run that has a directory, in order of incarnations within each instance."""
