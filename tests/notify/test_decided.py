@@ -15,7 +15,7 @@ from flowctl.ids import InstanceId
 from flowctl.journal.events import Aggregate, ComponentStatusChanged, JournalEvent
 from flowctl.journal.log import Entry, Poison, Unknown
 from flowctl.settings import NotifySettings, load_settings
-from flowctl_notify.cloudevents import encoded, request, signature
+from flowctl_notify.cloudevents import encoded, request, signature, signing_key
 from flowctl_notify.decide import Answer, Delivered, GivenUp, NoAnswer, Policy, Retry, judge
 from flowctl_notify.routes import Route, parse, parse_all
 
@@ -141,15 +141,25 @@ def test_any_attribute_can_be_a_header(value: str):
 
 def test_signatures_are_those_of_standard_webhooks():
     """HMAC-SHA256 over id, time and body; both ways to write a key."""
-    sent = request(entry(), structured=False, secret="key", now_s=1_700_000_000)
+    sent = request(entry(), structured=False, key=signing_key("key"), now_s=1_700_000_000)
     wanted = hmac.new(b"key", b"abc-1.1700000000." + DATA, hashlib.sha256).digest()
     assert sent.headers["webhook-signature"] == f"v1,{base64.b64encode(wanted).decode()}"
     assert (sent.headers["webhook-id"], sent.headers["webhook-timestamp"]) == ("abc-1", "1700000000")
     # The example of https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     known = signature(
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
+        signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
     )
     assert known == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_not!base64", "whsec_MfKQ9r8", "whsec_MfKQ 9r8G", "whsec_ü", "\udcff"])
+def test_a_secret_that_is_no_key_is_refused(secret: str):
+    """One sentence that names the setting and not what it holds; nothing in it is skipped, and none is no error."""
+    with pytest.raises(InvalidSettingError, match=r"\Anotify: notify_secret is no key: ") as caught:
+        signing_key(secret)
+    assert caught.value.exit_code == 2
+    assert secret == "whsec_" or secret not in str(caught.value)
+    assert signing_key("") == b""
 
 
 @pytest.mark.parametrize(

@@ -243,17 +243,13 @@ def test_settings_that_cannot_be_obeyed_are_refused_before_anything_starts():
     settings = load_settings(NotifySettings, notify=[f"a: {CHANGES} -> https://h.example/${{env:NO_SUCH_VARIABLE}}"])
     with pytest.raises(InvalidSettingError, match="NO_SUCH_VARIABLE is not set"):
         NotifyService.check(settings)
-    words = [sys.executable, "-m", "flowctl_notify", "--notify", "component -> nowhere"]
-    done = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1
+    for words, said in ((["--notify", "component -> nowhere"], "component"), (["--notify-secret", "whsec_!"], "notify_secret")):
+        program = [sys.executable, "-m", "flowctl_notify", *words]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 async def test_inside_the_server_and_at_the_command_line(hook: Hooks, tmp_path: Path):

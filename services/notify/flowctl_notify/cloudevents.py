@@ -14,11 +14,13 @@ from typing import Final
 import msgspec
 
 from flowctl import __version__
+from flowctl.errors import InvalidSettingError
 from flowctl.journal.log import Entry
 
 JSON: Final = "application/json"
 STRUCTURED: Final = "application/cloudevents+json; charset=utf-8"
 SCHEMA: Final = "urn:flowctl:v1:"
+ENCODED: Final = "whsec_"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -47,8 +49,8 @@ def attributes(entry: Entry) -> dict[str, str]:
     }
 
 
-def request(entry: Entry, *, structured: bool, secret: str = "", now_s: int = 0) -> Request:
-    """The request for an entry; signed if there is a ``secret``, with the time of signing in Unix seconds."""
+def request(entry: Entry, *, structured: bool, key: bytes = b"", now_s: int = 0) -> Request:
+    """The request for an entry; signed if there is a ``key``, with the time of signing in Unix seconds."""
     known = {name: value for name, value in attributes(entry).items() if value}
     if structured:
         headers, body = {"content-type": STRUCTURED}, msgspec.json.encode({**known, "data": msgspec.Raw(entry.data)})
@@ -56,17 +58,36 @@ def request(entry: Entry, *, structured: bool, secret: str = "", now_s: int = 0)
         headers = {f"ce-{name}": encoded(value) for name, value in known.items() if name != "datacontenttype"}
         headers, body = {**headers, "content-type": JSON}, entry.data
     headers["user-agent"] = f"flowctl-notify/{__version__}"
-    if secret:
+    if key:
         headers |= {"webhook-id": encoded(entry.id), "webhook-timestamp": str(now_s)}
-        headers["webhook-signature"] = signature(secret, headers["webhook-id"], now_s, body)
+        headers["webhook-signature"] = signature(key, headers["webhook-id"], now_s, body)
     return Request(headers, body)
 
 
-def signature(secret: str, id_: str, timestamp_s: int, body: bytes) -> str:
-    """``v1,<base64>``; a ``secret`` that begins with ``whsec_`` is base64 after that, as the standard writes them."""
-    key = base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else secret.encode()
+def signature(key: bytes, id_: str, timestamp_s: int, body: bytes) -> str:
+    """``v1,<base64>``."""
     digest = hmac.new(key, f"{id_}.{timestamp_s}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def signing_key(secret: str) -> bytes:
+    """The key that a secret is, empty for none; one that begins with ``whsec_`` is base64 after that, as the standard writes it.
+
+    Raises:
+        InvalidSettingError: it is no key.
+    """
+    encoded_key = secret.removeprefix(ENCODED)
+    try:
+        key = base64.b64decode(encoded_key, validate=True) if secret.startswith(ENCODED) else secret.encode()
+    except ValueError:
+        key = b""
+    if secret and not key:
+        wanted = "what follows whsec_ is not base64" if secret.startswith(ENCODED) else "it is not text in UTF-8"
+        raise InvalidSettingError(
+            f"notify: notify_secret is no key: {wanted}",
+            hint="write whsec_ and a key in base64, as `openssl rand -base64 32` prints one, or any text without whsec_",
+        )
+    return key
 
 
 def encoded(value: str) -> str:

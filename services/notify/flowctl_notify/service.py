@@ -19,6 +19,7 @@ from flowctl.journal.log import Entry, Unknown
 from flowctl.serving import ServiceContext
 from flowctl.settings import NotifySettings
 from flowctl.spec import references
+from flowctl_notify.cloudevents import signing_key
 from flowctl_notify.decide import Answer, Delivered, NoAnswer, Policy, judge
 from flowctl_notify.delivery import Sender
 from flowctl_notify.routes import Route, parse_all
@@ -40,6 +41,7 @@ class NotifyService:
         self._notices = Counter(
             "flowctl_notify_notices", "Notices by route and outcome", ["route", "outcome"], registry=context.metrics
         )
+        self._key = _key(settings)
         self._workers = [self._worker(route) for route in parse_all(settings.notify)]
         context.metrics.register(_Numbers(self._workers))
         self._tasks: list[asyncio.Task[None]] = []
@@ -54,7 +56,7 @@ class NotifyService:
         """
         for route in parse_all(settings.notify):
             resolved(route.url, f"the address of route {route.name}")
-        resolved(settings.notify_secret, "notify_secret")
+        _key(settings)
 
     async def start(self) -> None:
         """Serve every route."""
@@ -98,7 +100,7 @@ class NotifyService:
             policy=self._policy,
             clock=self._context.clock,
             url=resolved(route.url, f"the address of route {route.name}"),
-            secret=resolved(self._settings.notify_secret, "notify_secret"),
+            key=self._key,
             count=lambda name, outcome: self._notices.labels(name, outcome).inc(),
         )
 
@@ -182,6 +184,10 @@ def resolved(text: str, what: str) -> str:
         return references.resolve(text, os.environ, lambda name: Path(name).read_text())
     except InvalidSpecError as error:
         raise InvalidSettingError(f"notify: {what}: {error.problems[0].message}", hint=error.problems[0].hint) from None
+
+
+def _key(settings: NotifySettings) -> bytes:
+    return signing_key(resolved(settings.notify_secret, "notify_secret"))
 
 
 def _problem(answer: Answer | NoAnswer) -> str:

@@ -32,7 +32,7 @@ class Worker:
         policy: Policy,
         clock: Clock,
         url: str,
-        secret: str,
+        key: bytes,
         count: Callable[[str, str], None],
     ) -> None:
         self.route = route
@@ -47,7 +47,7 @@ class Worker:
         self._policy = policy
         self._clock = clock
         self._url = url
-        self._secret = secret
+        self._key = key
         self._count = count
 
     async def run(self) -> None:
@@ -71,7 +71,7 @@ class Worker:
     async def once(self, entry: Entry) -> Answer | NoAnswer:
         """Send one entry one time, whatever else goes on."""
         now_s = self._clock.wall_ns() // 1_000_000_000
-        request = cloudevents.request(entry, structured=self.route.structured, secret=self._secret, now_s=now_s)
+        request = cloudevents.request(entry, structured=self.route.structured, key=self._key, now_s=now_s)
         return await self._sender.send(self._url, request)
 
     async def _tell(self, entry: Entry) -> None:
