@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from flowctl import api, paths
+from flowctl import api, api_notify, paths
 from flowctl.errors import ControlPlaneUnreachableError, DeadlineError, JournalUnavailableError
 from flowctl.journal.store import Store
 from flowctl_cli import server_record
@@ -109,7 +109,7 @@ class NatsPlane:
 COMMANDS: Final = (
     api.Submit, api.Stop, api.RestartInstances, api.Scale, api.RedriveLetters, api.DrainHost, api.UndrainHost
 )  # fmt: skip
-ONCE: Final = (api.RestartInstances, api.RedriveLetters)
+ONCE: Final = (api.RestartInstances, api.RedriveLetters, api_notify.RedriveNotices, api_notify.TryRoutes)
 """What does more when it is asked twice."""
 ATTEMPT_S: Final = 3.0
 AGAIN_S: Final = 0.2

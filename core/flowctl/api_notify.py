@@ -31,9 +31,10 @@ class RouteView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoutesAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """All routes, in the order of the settings."""
+    """All routes, in the order of the settings. ``timeout_s`` is how long the notifier waits for the other end's answer."""
 
     routes: list[RouteView]
+    timeout_s: float = 10.0
 
 
 class TryRoutes(Request, frozen=True, kw_only=True):

@@ -265,9 +265,10 @@ spec:
 """
 
     def play() -> None:
-        with control_plane(tmp_path, notify=route, notify_attempts="1") as flowctl:
+        with control_plane(tmp_path, notify=route, notify_attempts="1", notify_timeout_s="3.5") as flowctl:
             flowctl.run("server", "--detach")
             assert [each["error"] for each in flowctl.json("notify", "test")["routes"]] == [""]
+            assert "no answer within 3.5 s" in flowctl.run("notify", "test", expect=1).stdout
             flowctl.write("short.yaml", pipeline)
             flowctl.run("up", "short.yaml")
             (view,) = flowctl.json("notify", "list")["routes"]
@@ -289,9 +290,9 @@ spec:
             assert "delivered" in flowctl.run("notify", "dead-letters").stderr
             flowctl.run("notify", "list", expect=3)
 
-    hook.plans["/ends"] = [200, 500, 500, 200]
+    hook.plans["/ends"] = [200, "hang", 500, 500, 200]
     await asyncio.to_thread(play)
-    (test, *told) = hook.at("/ends")
-    assert test.headers["ce-type"] == "flowctl.notify.test.v1"
+    (*tests, first, again, last) = hook.at("/ends")
+    told = [first, again, last]
+    assert [test.headers["ce-type"] for test in tests] == ["flowctl.notify.test.v1"] * 2
     assert len({each.headers["ce-id"] for each in told}) == 1
-    assert len(told) == 3

@@ -1,6 +1,6 @@
 """``flowctl notify list``, ``test``, ``dead-letters``, ``redrive`` and ``forget``."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -13,8 +13,20 @@ from flowctl_cli import plane
 from flowctl_cli.session import DEFAULT_TIMEOUT_S, JsonOption, Session, TimeoutOption, callback, command, new_app, run
 from flowctl_cli.terminal import Cell, clock_time, note, print_json, print_table
 
+ANSWER_S: Final = 5.0
+
 app = new_app()
 
+TestTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0.05,
+        max=86_400,
+        help="How long to wait for an answer; if left out, a little longer than the notifier waits for one.",
+    ),
+]
 RouteArgument = Annotated[str, typer.Argument(metavar="[ROUTE]", help="Which route; all if left out.")]
 
 
@@ -63,11 +75,9 @@ def list_(session: Session, *, json: JsonOption = False, timeout: TimeoutOption 
 
 
 @command(app, "flowctl notify test", "flowctl notify test alerts --json", name="test")
-def try_(
-    session: Session, *, route: RouteArgument = "", json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S
-) -> None:
+def try_(session: Session, *, route: RouteArgument = "", json: JsonOption = False, timeout: TestTimeoutOption = None) -> None:
     """Send a test event (flowctl.notify.test.v1) along the routes, once. Exits with 1 if one was not taken."""
-    found = run(_ask(session, "test", api_notify.TryRoutes(route=route), api_notify.TriedRoutes, timeout))
+    found = run(_try(session, route, timeout))
     if json:
         print_json(found)
     else:
@@ -184,6 +194,14 @@ async def _forget(session: Session, route: str, timeout_s: float) -> ForgottenVi
 async def _ask(session: Session, verb: str, request: api.Request, answer: type[plane.Answer], timeout_s: float) -> plane.Answer:
     async with plane.opened(session, timeout_s=timeout_s) as control:
         return await control.ask(api.NOTIFY, verb, request, answer)
+
+
+async def _try(session: Session, route: str, timeout_s: float | None) -> api_notify.TriedRoutes:
+    """The notifier's own patience comes first: that an address does not answer is what it has to say."""
+    if timeout_s is None:
+        routes = await _ask(session, "routes", api_notify.RoutesRequest(), api_notify.RoutesAnswer, DEFAULT_TIMEOUT_S)
+        timeout_s = routes.timeout_s + ANSWER_S
+    return await _ask(session, "test", api_notify.TryRoutes(route=route), api_notify.TriedRoutes, timeout_s)
 
 
 async def _undelivered(session: Session, timeout_s: float) -> list[StoredNotice]:

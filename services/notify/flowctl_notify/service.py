@@ -109,7 +109,8 @@ class NotifyService:
     async def routes(self, request: api_notify.RoutesRequest) -> api_notify.RoutesAnswer:
         """What is told to whom, and how far that is."""
         del request
-        return api_notify.RoutesAnswer(routes=[await self._view(worker) for worker in self._workers])
+        views = [await self._view(worker) for worker in self._workers]
+        return api_notify.RoutesAnswer(routes=views, timeout_s=self._settings.notify_timeout_s)
 
     async def _view(self, worker: Worker) -> api_notify.RouteView:
         place = await self._context.store.subscriptions.look(worker.route.durable)
