@@ -16,7 +16,8 @@
     │   ├── JournalMisconfiguredError  the server would lose what it acknowledges
     │   ├── JournalCorruptError      entries are missing or changed
     │   ├── DeadLettersFullError     there is no room for another dead letter
-    │   └── LetterTooLargeError      the server takes no message as large as this dead letter
+    │   ├── LetterTooLargeError      the server takes no message as large as this dead letter
+    │   └── NoticesFullError         there is no room for another undelivered notice
     ├── ControlPlaneUnreachableError no service answers                  exit 3
     ├── DeadlineError                it took longer than the caller allows  exit 4
     ├── DriverError                  a driver could not start, stop or find an instance
@@ -120,6 +121,10 @@ class DeadLettersFullError(JournalError):
 
 class LetterTooLargeError(JournalError):
     """An event cannot be kept as a dead letter: the server takes no message of its size."""
+
+
+class NoticesFullError(JournalError):
+    """There is no room for another undelivered notice; none was stored."""
 
 
 class ControlPlaneUnreachableError(FlowctlError):

@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flowctl.errors import JournalUnavailableError
+from flowctl.errors import JournalUnavailableError, NoticesFullError
+from flowctl.journal import subjects
 from flowctl.journal.jetstream import JetStreamStore
+from flowctl.journal.jetstream.streams import StreamInfo, notice_settings
+from flowctl.journal.memory import MemoryStore
 from flowctl.journal.notices import Notice
 from flowctl.journal.store import Store
 from support.journals import StoreUnderTest, opened, running, stop
@@ -119,6 +122,25 @@ async def test_notices_are_kept_until_they_are_removed(store: Store):
     await store.notices.remove(numbers[0])
     await store.notices.remove(numbers[0])
     assert [stored.notice for stored in await store.notices.read()] == notices[1:]
+
+
+async def test_notices_without_room_say_so(under_test: StoreUnderTest):
+    """None is dropped for another: the next one is refused, those that are kept stay, and letting go of one makes room."""
+    store = under_test.store
+    if isinstance(store, MemoryStore):
+        store.notices.max_bytes = 5_000
+    else:
+        assert isinstance(store, JetStreamStore)
+        smaller = notice_settings(1) | {"max_bytes": 5_000}
+        await store.connection.api(f"STREAM.UPDATE.{subjects.NOTICE_STREAM}", smaller, StreamInfo)
+    first, second = (Notice(route="alerts", seq=seq, error="x" * 3_000) for seq in (4, 9))
+    number = await store.notices.put(first)
+    with pytest.raises(NoticesFullError, match="no room for another one: maximum bytes exceeded"):
+        await store.notices.put(second)
+    assert [stored.notice for stored in await store.notices.read()] == [first]
+    await store.notices.remove(number)
+    await store.notices.put(second)
+    assert [stored.notice for stored in await store.notices.read()] == [second]
 
 
 async def test_a_restart_of_the_server_loses_nothing(tmp_path_factory: pytest.TempPathFactory):

@@ -19,9 +19,13 @@ import pytest
 from flowctl import api_notify
 from flowctl.errors import InvalidSettingError
 from flowctl.ids import InstanceId
+from flowctl.journal import subjects
 from flowctl.journal.events import Aggregate, ComponentStatusChanged
 from flowctl.journal.jetstream import JetStreamStore
+from flowctl.journal.jetstream.streams import StreamInfo, notice_settings
 from flowctl.journal.log import Draft
+from flowctl.journal.notices import Notice
+from flowctl.journal.subscriptions import ACK_WAIT_S
 from flowctl.projection import Projection
 from flowctl.serving import ServiceContext
 from flowctl.settings import NotifySettings, load_settings
@@ -164,6 +168,25 @@ async def test_after_enough_attempts_a_notice_is_kept(store: JetStreamStore, hoo
     assert hook.seqs("/hook") == [seq] * 3
     (stored,) = await store.notices.read()
     assert "tried 3 times" in stored.notice.error
+
+
+async def test_without_room_for_what_nobody_takes_a_route_waits(store: JetStreamStore, hook: Hooks):
+    """The journal answers, so the notifier is ready; the entry is not POSTed for each look; room made, the route goes on."""
+    smaller = notice_settings(1) | {"max_bytes": 700}
+    await store.connection.api(f"STREAM.UPDATE.{subjects.NOTICE_STREAM}", smaller, StreamInfo)
+    kept = await store.notices.put(Notice(route="other", seq=1, error="x" * 400))
+    hook.plans["/hook"] = [404, 200]
+    async with notifier(store, f"r: {CHANGES} -> http://{hook.address}/hook") as running:
+        first, second = await change(store, 2)
+        await eventually(lambda: running.service.readiness() is None and bool(hook.received), "the first request")
+        await asyncio.sleep(ACK_WAIT_S + 1.0)
+        assert hook.seqs("/hook") == [first]
+        assert running.service.readiness() is None
+        assert (await running.route("r")).state == "undelivered notices are full: redrive or forget them"
+        await store.notices.remove(kept)
+        await eventually(lambda: len(hook.received) == 2, "the next entry")
+        assert hook.seqs("/hook") == [first, second]
+    assert [(stored.notice.route, stored.notice.seq) for stored in await store.notices.read()] == [("r", first)]
 
 
 async def test_a_test_goes_along_every_route(store: JetStreamStore, hook: Hooks):

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
+from flowctl.errors import NoticesFullError
 from flowctl.journal.log import Entry, Journal
 from flowctl.journal.notices import Notice, StoredNotice
 from flowctl.journal.subscriptions import Subscribed
@@ -89,13 +92,14 @@ class MemorySubscription:
 
 
 class MemoryNotices:
-    """See ``Notices``."""
+    """See ``Notices``. ``max_bytes`` is how much there is room for."""
 
     def __init__(self, store: _Store, now_ns: Callable[[], int]) -> None:
         self._store = store
         self._now_ns = now_ns
         self._kept: dict[int, StoredNotice] = {}
         self._last = 0
+        self.max_bytes = 64 * 1024 * 1024
 
     async def put(self, notice: Notice) -> int:
         """See ``Notices``."""
@@ -103,6 +107,8 @@ class MemoryNotices:
         for stored in self._kept.values():
             if stored.notice == notice:
                 return stored.number
+        if sum(_size(stored.notice) for stored in self._kept.values()) + _size(notice) > self.max_bytes:
+            raise NoticesFullError("the undelivered notices have no room for another one: maximum bytes exceeded")
         self._last += 1
         self._kept[self._last] = StoredNotice(self._last, self._now_ns(), notice)
         return self._last
@@ -116,3 +122,7 @@ class MemoryNotices:
         """See ``Notices``."""
         self._store.check()
         self._kept.pop(number, None)
+
+
+def _size(notice: Notice) -> int:
+    return len(msgspec.json.encode(notice))

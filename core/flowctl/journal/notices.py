@@ -31,6 +31,7 @@ class Notices(Protocol):
         """Keep one; returns its number. When this returns, it is on disk.
 
         Raises:
+            NoticesFullError: there is no room for it.
             JournalUnavailableError: it may or may not have been kept; keeping it again is safe.
         """
         ...

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from flowctl.clock import Clock
-from flowctl.errors import JournalUnavailableError
+from flowctl.errors import JournalUnavailableError, NoticesFullError
 from flowctl.journal.log import Entry
 from flowctl.journal.notices import Notice
 from flowctl.journal.store import Store
@@ -16,6 +16,7 @@ from flowctl_notify.delivery import Sender
 from flowctl_notify.routes import Route
 
 RETRY_S: Final = 0.2
+FULL: Final = "undelivered notices are full: redrive or forget them"
 
 log = logging.getLogger("flowctl.notify")
 
@@ -94,10 +95,25 @@ class Worker:
                 case GivenUp(reason=reason):
                     self.failures, self.last_error = self.failures + 1, reason
                     log.warning("route %s: entry %d is given up: %s", self.route.name, entry.seq, reason)
-                    await self._store.notices.put(_notice(self.route, entry, reason, attempt))
+                    await self._keep(_notice(self.route, entry, reason, attempt))
                     self.given_up += 1
                     self._count(self.route.name, "given_up")
                     return
+
+    async def _keep(self, notice: Notice) -> None:
+        """Keep it as undelivered. While there is no room the route waits, longer each time, and the other end is left alone."""
+        pause_s = self._policy.backoff_s
+        while True:
+            try:
+                await self._store.notices.put(notice)
+            except NoticesFullError as error:
+                if self.state != FULL:
+                    log.warning("route %s: entry %d: %s", self.route.name, notice.seq, error)
+                self.state = FULL
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, self._policy.backoff_max_s)
+            else:
+                return
 
 
 def _notice(route: Route, entry: Entry, reason: str, attempts: int) -> Notice:

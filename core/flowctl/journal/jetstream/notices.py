@@ -5,9 +5,11 @@ from typing import Any, Final
 
 import msgspec
 
+from flowctl.errors import NoticesFullError
 from flowctl.journal import subjects
 from flowctl.journal.jetstream.api_call import ApiError, decode_reply
 from flowctl.journal.jetstream.connection import Connection
+from flowctl.journal.jetstream.letters import STORE_FULL
 from flowctl.journal.jetstream.reader import Position, StreamReader
 from flowctl.journal.notices import Notice, StoredNotice
 
@@ -35,6 +37,8 @@ class JetStreamNotices:
         try:
             return decode_reply(reply, _Ack).seq
         except ApiError as error:
+            if error.err_code in STORE_FULL:
+                raise full(error.message) from error
             raise self._connection.unavailable(error.message) from error
 
     async def read(self) -> list[StoredNotice]:
@@ -58,3 +62,11 @@ class JetStreamNotices:
         except ApiError as error:
             if error.err_code not in MESSAGE_NOT_FOUND:
                 raise self._connection.unavailable(error.message) from error
+
+
+def full(reason: str) -> NoticesFullError:
+    """There is no room for another notice."""
+    return NoticesFullError(
+        f"the undelivered notices have no room for another one: {reason}",
+        hint=f"`flowctl notify redrive` or `forget` makes room; or give stream {subjects.NOTICE_STREAM} more max_bytes",
+    )
