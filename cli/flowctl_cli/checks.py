@@ -16,7 +16,7 @@ import msgspec
 from flowctl import __version__, api, paths
 from flowctl.api import Info, InfoRequest, StatusView
 from flowctl.api_notify import RoutesAnswer, RoutesRequest
-from flowctl.errors import FlowctlError
+from flowctl.errors import FlowctlError, InvalidSettingError
 from flowctl_cli import plane, questions, server_record
 from flowctl_cli.plane import Plane
 from flowctl_cli.session import Session
@@ -48,9 +48,13 @@ async def findings(session: Session, *, timeout_s: float) -> AsyncIterator[Findi
     yield _state_dir(session.state_dir)
     for finding in _disk(session.state_dir):
         yield finding
+    try:
+        url = plane.nats_url(session)
+    except InvalidSettingError:
+        return  # what was found about the state directory says it
     if not session.nats:
         yield _server(session)
-    if not plane.nats_url(session):
+    if not url:
         yield _port()
         return
     async for finding in _control_plane(session, timeout_s=timeout_s):

@@ -143,10 +143,11 @@ async def opened(session: Session, *, timeout_s: float, offline: bool = False) -
 
     Raises:
         ControlPlaneUnreachableError: nothing runs, or nothing answers.
+        InvalidSettingError: the state directory cannot be read.
     """
     async with contextlib.AsyncExitStack() as stack:
         url = nats_url(session)
-        if not url and offline and (paths.nats_dir(session.state_dir) / "jetstream").is_dir():
+        if not url and offline and has_store(session):
             url = await stack.enter_async_context(_own_nats(session))
         if not url:
             raise ControlPlaneUnreachableError(
@@ -157,7 +158,11 @@ async def opened(session: Session, *, timeout_s: float, offline: bool = False) -
 
 
 def nats_url(session: Session) -> str:
-    """The NATS server that is meant: the one that was named, else that of the state directory's server; empty if none runs."""
+    """The NATS server that is meant: the one that was named, else that of the state directory's server; empty if none runs.
+
+    Raises:
+        InvalidSettingError: the state directory cannot be read.
+    """
     if session.nats:
         return session.nats
     record = server_record.read_record(session.state_dir)
@@ -166,7 +171,19 @@ def nats_url(session: Session) -> str:
     from flowctl.journal.embedded import discover
 
     found = discover(paths.nats_dir(session.state_dir))
+    if found is None:
+        has_store(session)  # a directory that may not be read looks like one in which nothing runs
     return found.url if found is not None else ""
+
+
+def has_store(session: Session) -> bool:
+    """Whether the state directory holds a NATS server's store.
+
+    Raises:
+        InvalidSettingError: it cannot be read.
+    """
+    with server_record.reading(session.state_dir):
+        return (paths.nats_dir(session.state_dir) / "jetstream").is_dir()
 
 
 @contextlib.asynccontextmanager

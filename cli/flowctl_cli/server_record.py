@@ -139,7 +139,9 @@ def attached(state_dir: Path, *, timeout_s: float) -> Generator[None]:
 @contextlib.contextmanager
 def attached_if_any(state_dir: Path, *, timeout_s: float) -> Generator[None]:
     """Like ``attached`` for commands that start no server: does nothing where there has never been one."""
-    if not _lock_file(state_dir).exists():
+    with reading(state_dir):
+        started = _lock_file(state_dir).exists()
+    if not started:
         yield
         return
     with attached(state_dir, timeout_s=timeout_s):
@@ -187,6 +189,22 @@ def writing(state_dir: Path) -> Generator[None]:
         raise InvalidSettingError(
             f"the state directory {state_dir} cannot be written: {error.strerror}",
             hint="make room there, set its permissions, or name another with --state-dir",
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(state_dir: Path) -> Generator[None]:
+    """What the block looks at there.
+
+    Raises:
+        InvalidSettingError: the system refuses it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSettingError(
+            f"the state directory {state_dir} cannot be read: {error.strerror}",
+            hint="set its permissions, or name another with --state-dir",
         ) from error
 
 

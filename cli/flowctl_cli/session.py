@@ -17,6 +17,7 @@ import typer
 
 from flowctl.errors import EXIT_DONE, InvalidSettingError
 from flowctl.paths import default_state_dir
+from flowctl_cli import server_record
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 STDOUT: Final = 1
@@ -123,7 +124,9 @@ def merge(
         session.log_level = log_level.value
     if session.log_level and session.log_level not in set(LogLevel):
         raise InvalidSettingError(f"FLOWCTL_LOG_LEVEL is {session.log_level[:40]!r}", hint=f"it can be {', '.join(LogLevel)}")
-    if session.state_dir.exists() and not session.state_dir.is_dir():
+    with server_record.reading(session.state_dir):
+        other = session.state_dir.exists() and not session.state_dir.is_dir()
+    if other:
         raise InvalidSettingError(f"the state directory {session.state_dir} is not a directory", hint="set --state-dir")
     return session
 

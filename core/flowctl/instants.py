@@ -21,10 +21,13 @@ _UNITS_NS: Final[dict[str, int]] = {
     **dict.fromkeys(("d", "day", "days"), 86_400 * _S),
     **dict.fromkeys(("w", "week", "weeks"), 7 * 86_400 * _S),
 }
+_LONGEST_NS: Final = 500_000 * 86_400 * _S
+"""So long before any journal's now there still is a date that can be written."""
+
 _DAYS: Final = {"today": 0, "yesterday": 1}
 
 _SEQUENCE = re.compile(r"\A[0-9]+\Z", re.ASCII)
-_PART = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|an?\b)\s*([a-z]+)\s*", re.ASCII)
+_PART = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]+)?|an?\b)\s*([a-z]+)\s*", re.ASCII)
 _DAY = re.compile(r"\A(?:(today|yesterday)(?:\s+(?:at\s+)?|\Z))?(?:([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?\Z", re.ASCII)
 _FRACTION = re.compile(r"(:[0-9]{2}):([0-9]{2})[.,]([0-9]{1,9})", re.ASCII)
 
@@ -115,7 +118,7 @@ def _span(words: str) -> int | None:
             return None
         total += unit if part[1].startswith("a") else round(float(part[1]) * unit)
         at = part.end()
-    return total if words and total < 1_000_000 * 86_400 * _S else None
+    return total if words and total < _LONGEST_NS else None
 
 
 def _on_day(match: re.Match[str], text: str) -> OnDay:
@@ -134,6 +137,7 @@ def _absolute(text: str) -> AtTime:
     try:
         read = datetime.fromisoformat(whole)
         at_ns = unix_ns(read if read.tzinfo else read.astimezone())
+        iso_time(at_ns)  # in another zone it may lie outside the years that can be written
     except (ValueError, OverflowError, OSError):
         _refuse(text)
     return AtTime(at_ns + nanoseconds)

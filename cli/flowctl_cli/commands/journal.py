@@ -56,7 +56,7 @@ def export(
 
     Works without a running server too. A file from the first entry on can be imported; any can be verified and replayed.
     """
-    if file.exists():
+    if _is_there(file):
         raise UserError("it exists already", place=str(file), hint="name another file")
     manifest = run(_export(session, file, from_, to, heartbeats=heartbeats, timeout_s=timeout))
     if json:
@@ -83,9 +83,10 @@ async def _export(
             after = await resolve(store, beginning)
         if after >= upto:
             raise UserError(f"there are no entries from {after + 1} to {upto}")
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished = file.with_name(f".flowctl-export-{os.getpid()}")
+        out = _created(unfinished)
         try:
-            with _created(unfinished) as out:
+            with out:
                 manifest = await export_journal(store, out, after=after, upto=upto, heartbeats=heartbeats, progress=progress)
                 out.flush()
                 os.fsync(out.fileno())
@@ -94,6 +95,13 @@ async def _export(
             progress.clear()
             unfinished.unlink(missing_ok=True)
     return manifest
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError as error:
+        raise UserError(f"it cannot be written: {error.strerror}", place=str(file.parent)) from error
 
 
 def _created(path: Path) -> BufferedWriter:

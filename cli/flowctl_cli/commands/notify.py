@@ -7,6 +7,7 @@ import typer
 
 from flowctl import api, api_notify
 from flowctl.errors import FlowctlError, NotFoundError, RefusedError, UserError
+from flowctl.ids import check_id
 from flowctl.journal.notices import StoredNotice
 from flowctl.journal.subscriptions import durable
 from flowctl_cli import plane
@@ -77,7 +78,7 @@ def list_(session: Session, *, json: JsonOption = False, timeout: TimeoutOption 
 @command(app, "flowctl notify test", "flowctl notify test alerts --json", name="test")
 def try_(session: Session, *, route: RouteArgument = "", json: JsonOption = False, timeout: TestTimeoutOption = None) -> None:
     """Send a test event (flowctl.notify.test.v1) along the routes, once. Exits with 1 if one was not taken."""
-    found = run(_try(session, route, timeout))
+    found = run(_try(session, _named(route), timeout))
     if json:
         print_json(found)
     else:
@@ -103,7 +104,8 @@ def dead_letters(
     session: Session, *, route: RouteArgument = "", json: JsonOption = False, timeout: TimeoutOption = DEFAULT_TIMEOUT_S
 ) -> None:
     """Show the notices that nobody took, oldest first. Works without a running server too."""
-    found = [stored for stored in run(_undelivered(session, timeout)) if route in ("", stored.notice.route)]
+    wanted = _named(route)
+    found = [stored for stored in run(_undelivered(session, timeout)) if wanted in ("", stored.notice.route)]
     if json:
         print_json([_view(stored) for stored in found])
         return
@@ -137,7 +139,7 @@ def redrive(
     timeout: TimeoutOption = 60.0,
 ) -> None:
     """Send undelivered notices once more; those that are taken are forgotten. Exits with 1 if one was not taken."""
-    request = api_notify.RedriveNotices(route=route, numbers=number or [])
+    request = api_notify.RedriveNotices(route=_named(route), numbers=number or [])
     found = run(_ask(session, "redrive", request, api_notify.RedrivenNotices, timeout))
     if json:
         print_json(found)
@@ -169,7 +171,7 @@ def forget(
 
     Otherwise a route of the same name would go on there one day. Refused while a notifier serves the route.
     """
-    found = run(_forget(session, route, timeout))
+    found = run(_forget(session, check_id(route, "route"), timeout))
     if json:
         print_json(found)
     else:
@@ -207,6 +209,15 @@ async def _try(session: Session, route: str, timeout_s: float | None) -> api_not
 async def _undelivered(session: Session, timeout_s: float) -> list[StoredNotice]:
     async with plane.opened(session, timeout_s=timeout_s, offline=True) as control:
         return await control.store.notices.read()
+
+
+def _named(route: str) -> str:
+    """The route that is meant; all if it is empty.
+
+    Raises:
+        InvalidIdError: no route can have that name.
+    """
+    return check_id(route, "route") if route else ""
 
 
 def _view(stored: StoredNotice) -> UndeliveredView:

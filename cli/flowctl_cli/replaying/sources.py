@@ -33,7 +33,12 @@ class Recording(msgspec.Struct):
 
 def is_file(text: str) -> bool:
     """Whether the words mean a file, rather than a range of the journal."""
-    return Path(text).exists() or text.endswith(".zip") or "/" in text
+    if text.endswith(".zip") or "/" in text:
+        return True
+    try:
+        return Path(text).exists()
+    except OSError:  # too long for a name, or nobody may look there
+        return False
 
 
 @contextlib.asynccontextmanager
