@@ -1,11 +1,16 @@
 """`flowctl replay` as a user types it."""
 
+import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from flowctl_cli.__main__ import run
+from support.fake_plane import FakePlane, install
 from support.flowctl import Flowctl
+from support.journals import stop
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
 
@@ -59,6 +64,36 @@ def test_a_file_that_is_no_journal_is_refused(flowctl: Flowctl, tmp_path: Path):
     told = flowctl.run("replay", str(tmp_path / "x.zip"), expect=None)
     assert told.returncode != 0
     assert "x.zip: it is no whole ZIP archive" in told.stderr
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> FakePlane:
+    """A control plane whose journal has one entry, of a moment ago."""
+    fake = FakePlane({})
+    install(monkeypatch, fake)
+    asyncio.run(fake.store.journal.append([stop()], actor="test"))
+    time.sleep(0.05)
+    return fake
+
+
+@pytest.mark.usefixtures("control")
+@pytest.mark.parametrize("span", ["10ms ago..now", "10ms ago", "now", "now..1"])
+def test_a_time_in_which_nothing_was_written(span: str, capsys: pytest.CaptureFixture[str]):
+    """No decision is another one: exit code 0, and a note that there was none."""
+    assert run(["replay", span, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["entries"], report["differences"]) == (0, [])
+    assert "nothing was recorded in that time" in report["notes"]
+    assert run(["replay", span]) == 0
+    assert capsys.readouterr().out.startswith("no entries, no heartbeats\n")
+
+
+@pytest.mark.usefixtures("control")
+@pytest.mark.parametrize("words", ["1..0", "0", "2", "1..2"])
+def test_entries_that_are_not_there(words: str, capsys: pytest.CaptureFixture[str]):
+    """Whoever names entries means some: exit code 2."""
+    assert run(["replay", words]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_without_a_control_plane_the_journal_cannot_be_reached(flowctl: Flowctl):

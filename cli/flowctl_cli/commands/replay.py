@@ -144,7 +144,8 @@ async def _replay(
 def _print(report: Any, limit: int) -> None:  # noqa: ANN401 - as above
     since = report.heartbeats_since_ns
     heard = f"{report.heartbeats} heartbeats since {iso_time(since)}" if since is not None else "no heartbeats"
-    say(f"entries {report.first} to {report.last}, {heard}")
+    entries = f"entries {report.first} to {report.last}" if report.entries else "no entries"
+    say(f"{entries}, {heard}")
     if report.settings:
         say("what if " + ", ".join(f"{name} were {value:g}" for name, value in sorted(report.settings.items())))
     say()

@@ -75,21 +75,26 @@ async def of_file(path: Path) -> AsyncGenerator[Recording]:
 async def of_journal(store: Store, text: str) -> Recording:
     """A range of the journal: ``FROM..TO``, ``FROM..``, ``FROM`` or nothing for all of it; both are sequences or times.
 
+    A time in which nothing was written is a recording of nothing.
+
     Raises:
         UserError: it is no range, or the journal does not go so far.
     """
     begin, _, end = text.partition(SEPARATOR)
     last = await _sequence(store, end.strip()) if end.strip() else await store.journal.last_sequence()
-    before = 0
+    before, since = 0, False
     if begin.strip():
         instant = parse_instant(begin.strip())
         before = await past.resolve(store, instant)
-        if isinstance(instant, AtSequence):
+        since = not isinstance(instant, AtSequence)
+        if not since:
             before -= 1
-    if not 0 <= before <= last or last == 0:
+    if since and before == last:
+        return Recording(await past.fleet_at(store, before), _each([]), ["nothing was recorded in that time"])
+    if not 0 <= before < last:
         raise UserError(
             f"there is nothing to replay: {text.strip() or 'the journal'} has no entries"
-            if last <= before or last == 0
+            if last <= before
             else f"{begin.strip()} lies before the journal's first entry"
         )
     fleet = await past.fleet_at(store, before)
