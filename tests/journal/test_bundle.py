@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowctl.errors import DamagedFileError
-from flowctl.journal import bundle, codec, seals
+from flowctl.errors import DamagedFileError, UserError
+from flowctl.journal import bundle, bundle_lines, codec, seals
 from flowctl.journal.bundle import BundleReader, BundleWriter
+from flowctl.journal.embedded import MAX_PAYLOAD_BYTES
 from flowctl.journal.log import Record
 
 HEADER_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)
@@ -48,6 +49,44 @@ def written(count: int = 95, *, chunk_lines: int = 10) -> bytes:
         writer.add_heartbeat(Record(seq, seq, "flowctl.heartbeat.host.a", {}, b'{"host":"a"}'))
     writer.close()
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * MAX_PAYLOAD_BYTES, b'"' * MAX_PAYLOAD_BYTES, b"\x01" * MAX_PAYLOAD_BYTES],
+    ids=["binary", "quotes", "controls"],
+)
+def test_the_largest_message_of_our_server_is_read_back(data: bytes):
+    """Base64 makes it a third longer, and escaping text up to six times."""
+    file = io.BytesIO()
+    writer = BundleWriter(file)
+    writer.add(record(1, data=data))
+    writer.add(record(2))
+    writer.close()
+    assert [each.data == wanted for each, wanted in zip(opened(file.getvalue()).records(), (data, b"{}"), strict=True)] == [
+        True
+    ] * 2
+
+
+def test_what_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPatch):
+    """Refused with its number, to the byte; what comes before it is whole."""
+    file = io.BytesIO()
+    writer = BundleWriter(file)
+    writer.add(record(1, data=b"x" * 500))
+    monkeypatch.setattr(bundle_lines, "MAX_LINE_BYTES", len(lines_of(file, writer)[0]))
+    writer = BundleWriter(file := io.BytesIO())
+    writer.add(record(1, data=b"x" * 500))
+    with pytest.raises(UserError, match=r"\Amessage 2 of flowctl.journal.pipeline.orders.stop_requested is too large"):
+        writer.add(record(2, data=b"x" * 501))
+    writer.add(record(2, data=b"x" * 500))
+    writer.close()
+    assert [each.seq for each in opened(file.getvalue()).records()] == [1, 2]
+
+
+def lines_of(file: io.BytesIO, writer: BundleWriter) -> Lines:
+    """The lines of the one member that was written."""
+    member = writer.close().members[0].name
+    return zipfile.ZipFile(file).read(member).splitlines(keepends=True)
 
 
 def opened(data: bytes) -> BundleReader:

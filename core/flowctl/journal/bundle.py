@@ -22,14 +22,14 @@ import msgspec
 from msgspec import field
 
 from flowctl.errors import DamagedFileError
-from flowctl.journal import codec, seals
+from flowctl.journal import bundle_lines, codec, seals
+from flowctl.journal.bundle_lines import Line
 from flowctl.journal.log import Record
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 SNAPSHOT: Final = "snapshot.bin"
 CHUNK_LINES: Final = 10_000
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 
 Part = Literal["journal", "heartbeats", "snapshot"]
@@ -73,30 +73,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     members: list[Member] = field(default_factory=list[Member])
 
 
-class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry or heartbeat as written; ``data64`` (base64) holds data that is no text, ``data`` any other."""
-
-    seq: int
-    time_ns: int
-    subject: str
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-    data: str = ""
-    data64: bytes = b""
-    digest: str = ""
-
-
 _encode = msgspec.json.Encoder(order="deterministic").encode
-_lines: Final = msgspec.json.Decoder(_Line)
 _manifests: Final = msgspec.json.Decoder(Manifest)
-
-
-def _line(record: Record, digest: str) -> bytes:
-    try:
-        text, raw = record.data.decode(), b""
-    except UnicodeDecodeError:
-        text, raw = "", record.data
-    line = _Line(record.seq, record.time_ns, record.subject, dict(record.headers), text, raw, digest)
-    return _encode(line) + b"\n"
 
 
 class _Chunk:
@@ -150,20 +128,26 @@ class BundleWriter:
 
         Raises:
             ValueError: it does not follow the one before, or heartbeats were written already.
+            UserError: it is so large that it could not be read back.
         """
         if self._part != "journal" or (self._last is not None and record.seq != self._last.seq + 1):
             raise ValueError(f"entry {record.seq} does not follow {self._last.seq if self._last else 'the heartbeats'}")
         if self._chunk is not None and self._chunk.lines >= self._chunk_lines:
             self._finish()
         hashed = codec.entry_hash(record.subject, record.headers, record.data)
-        self._digest = seals.advance(self._digest, hashed, record.time_ns)
-        self._put(record, self._digest)
+        digest = seals.advance(self._digest, hashed, record.time_ns)
+        self._put(record, digest)
+        self._digest = digest
         self._first = self._first or record
         self._last = record
         self._entries += 1
 
     def add_heartbeat(self, record: Record) -> None:
-        """Write the next heartbeat, by ascending sequence; after all the entries."""
+        """Write the next heartbeat, by ascending sequence; after all the entries.
+
+        Raises:
+            UserError: it is so large that it could not be read back.
+        """
         if self._part == "journal" or (self._chunk is not None and self._chunk.lines >= self._chunk_lines):
             self._finish()
             self._part = "heartbeats"
@@ -205,10 +189,11 @@ class BundleWriter:
         return manifest
 
     def _put(self, record: Record, digest: str) -> None:
+        line = bundle_lines.encoded(record, digest)
         if self._chunk is None:
             name = f"{self._part}/{record.seq:012d}.jsonl"
             self._chunk = _Chunk(self._archive, name, self._part, record.seq)
-        self._chunk.write(_line(record, digest))
+        self._chunk.write(line)
 
     def _finish(self) -> None:
         """Close the member that is being written, if there is one."""
@@ -265,7 +250,7 @@ class BundleReader:
                 continue
             for line in self._read(member):
                 if line.seq > after and (upto is None or line.seq <= upto):
-                    yield _record(line)
+                    yield line.record
 
     def heartbeats(self) -> Iterator[Record]:
         """The heartbeats in order, their data as published.
@@ -275,7 +260,7 @@ class BundleReader:
         """
         for member in self._of("heartbeats"):
             for line in self._read(member):
-                yield _record(line)
+                yield line.record
 
     def snapshot(self) -> bytes | None:
         """The state after entry ``manifest.snapshot_seq``, None if the file holds none.
@@ -335,7 +320,7 @@ class BundleReader:
         ):
             raise self._damaged(f"the members end at entry {at - 1}, and the manifest says {manifest.last_seq}", MANIFEST)
 
-    def _read(self, member: Member) -> Iterator[_Line]:
+    def _read(self, member: Member) -> Iterator[Line]:
         journal = self._of("journal")
         at = journal.index(member) if member.part == "journal" else 0
         digest = journal[at - 1].digest if at else self.manifest.before
@@ -349,7 +334,7 @@ class BundleReader:
                 raise self._damaged(f"entry {line.seq} stands where {previous + 1} should", member.name, number)
             previous = line.seq
             if member.part == "journal":
-                record = _record(line)
+                record = line.record
                 hashed = codec.entry_hash(record.subject, record.headers, record.data)
                 digest = seals.advance(digest, hashed, record.time_ns)
                 if digest != line.digest:
@@ -362,9 +347,9 @@ class BundleReader:
         if member.part == "journal" and digest != member.digest:
             raise self._damaged(f"the digest after entry {previous} is another than the manifest's", MANIFEST)
 
-    def _decode(self, raw: bytes, member: Member, number: int) -> _Line:
+    def _decode(self, raw: bytes, member: Member, number: int) -> Line:
         try:
-            return _lines.decode(raw)
+            return bundle_lines.decoded(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise self._damaged(f"the line cannot be read: {error}", member.name, number) from None
 
@@ -372,7 +357,7 @@ class BundleReader:
         number = 0
         try:
             with self._archive.open(member.name) as file:
-                while raw := file.readline(MAX_LINE_BYTES):
+                while raw := file.readline(bundle_lines.MAX_LINE_BYTES):
                     number += 1
                     if not raw.endswith(b"\n"):
                         raise self._damaged("the line is cut off, or too long", member.name, number)
@@ -391,7 +376,3 @@ class BundleReader:
 
 
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError)
-
-
-def _record(line: _Line) -> Record:
-    return Record(line.seq, line.time_ns, line.subject, line.headers, line.data64 or line.data.encode())

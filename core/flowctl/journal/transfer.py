@@ -43,6 +43,7 @@ async def export_journal(
 
     Raises:
         JournalCorruptError: an entry is missing.
+        UserError: one is so large that nobody could read it back.
         JournalUnavailableError: the server does not answer.
     """
     journal, digest = store.journal, seals.NOTHING
