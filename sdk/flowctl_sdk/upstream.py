@@ -105,8 +105,13 @@ class EventStream:
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def expect(self, component: str, index: int, incarnation: int) -> None:
-        """The topology names this incarnation: lower ones are zombies."""
-        self._seen[component, index] = max(incarnation, self._seen.get((component, index), 0))
+        """The topology names this incarnation: lower ones are zombies. The open stream of one ends."""
+        key = (component, index)
+        self._seen[key] = newest = max(incarnation, self._seen.get(key, 0))
+        link = self._links.get(key)
+        if link is not None and link.incarnation < newest:
+            refusal = _superseded(link.name, link.incarnation, newest)
+            link.end(refusal.code, refusal.detail)
 
     def close(self) -> None:
         """The instance ends: so do its streams, in order."""
@@ -196,9 +201,7 @@ class EventStream:
         key = (caller.component, caller.index)
         newest = self._seen.get(key, 0)
         if caller.incarnation < newest:
-            raise Refusal(
-                grpc.StatusCode.FAILED_PRECONDITION, f"incarnation {caller.incarnation} of {name} is superseded by {newest}"
-            )
+            raise _superseded(name, caller.incarnation, newest)
         self._seen[key] = caller.incarnation
 
     async def _outbox(self, component: str, index: int) -> Outbox:
@@ -309,7 +312,7 @@ class EventStream:
             link.end(grpc.StatusCode.INVALID_ARGUMENT, error.message)
 
     def _acknowledge(self, link: Link, ack: Ack) -> None:
-        if self._current(link):
+        if self._heard(link):
             link.outbox.acknowledge(ack.up_to)
             if link.outbox.leaving and not link.outbox.events:
                 self._router.retire(*link.key)
@@ -319,7 +322,7 @@ class EventStream:
 
     def _left(self, link: Link) -> None:
         """The downstream has ended its side: it is going, and everything that it acknowledged has been read."""
-        if self._current(link):
+        if self._heard(link):
             link.outbox.left = True
             self._settled.ring()
         link.closing = True
@@ -332,6 +335,14 @@ class EventStream:
     def _current(self, link: Link) -> bool:
         """Whether no newer stream has taken the outbox over."""
         return self._links.get(link.key) is link
+
+    def _heard(self, link: Link) -> bool:
+        """Whether what comes on the stream counts: a zombie's acknowledgements are about work that its successor does again."""
+        return self._current(link) and link.incarnation >= self._seen.get(link.key, 0)
+
+
+def _superseded(name: str, incarnation: int, newest: int) -> Refusal:
+    return Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"incarnation {incarnation} of {name} is superseded by {newest}")
 
 
 def _link(hello: Hello, outbox: Outbox) -> Link:

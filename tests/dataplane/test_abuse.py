@@ -19,7 +19,7 @@ from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.outbox import Outbox
 from flowctl_sdk.routing import GroupSpec, Router
 from flowctl_sdk.signals import Bell
-from flowctl_sdk.upstream import EventStream
+from flowctl_sdk.upstream import EventStream, Link
 from flowctl_sdk.wire import CHANNEL_OPTIONS, METHOD, SERVER_OPTIONS
 from support.polling import eventually
 
@@ -281,6 +281,45 @@ async def test_a_newer_incarnation_takes_over(upstream: Upstream):
         assert (await ends(older))[0] == grpc.StatusCode.ABORTED
         await send(zombie, hello(incarnation=1))
         assert await ends(zombie) == (REFUSED, "incarnation 1 of store.0 is superseded by 2")
+
+
+async def test_a_zombie_is_cut_off_as_soon_as_the_topology_names_its_successor(upstream: Upstream):
+    """Its open stream ends before the successor dials; what it still acknowledges does not count, nor does its leaving."""
+    async with call(upstream.address) as zombie:
+        await send(zombie, hello())
+        await receive(zombie)
+        await receive(zombie)
+        upstream.stream.expect("store", 0, 1)
+        await send(zombie, FromDownstream(ack=Ack(up_to=3)))
+        await eventually(lambda: upstream.outbox("store").lowest == 4, "the acknowledgement of the incarnation that is named")
+        upstream.stream.expect("store", 0, 2)
+        await send(zombie, FromDownstream(ack=Ack(up_to=9)))
+        with contextlib.suppress(asyncio.InvalidStateError):
+            await zombie.done_writing()
+        assert await ends(zombie) == (REFUSED, "incarnation 1 of store.0 is superseded by 2")
+    assert upstream.outbox("store").events == 6
+    assert not upstream.outbox("store").left
+
+
+async def test_the_last_words_of_a_zombie_do_not_count(upstream: Upstream, monkeypatch: pytest.MonkeyPatch):
+    """What is read between the topology that names the successor and the end of the zombie's stream is passed over."""
+    async with call(upstream.address) as zombie:
+        await send(zombie, hello())
+        await receive(zombie)
+        await receive(zombie)
+        ended: list[str] = []
+
+        def end(_link: Link, _code: grpc.StatusCode, detail: str) -> None:
+            ended.append(detail)
+
+        monkeypatch.setattr(Link, "end", end)
+        upstream.stream.expect("store", 0, 2)
+        await send(zombie, FromDownstream(ack=Ack(up_to=9)))
+        await zombie.done_writing()
+        assert (await ends(zombie))[0] == grpc.StatusCode.OK
+    assert ended == ["incarnation 1 of store.0 is superseded by 2"]
+    assert upstream.outbox("store").events == 10
+    assert not upstream.outbox("store").left
 
 
 async def test_a_newer_incarnation_must_be_sent_before_it_acknowledges(upstream: Upstream):
