@@ -6,7 +6,10 @@ somewhere holds it; the last one to let go completes it.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Final, Generic, Protocol, TypeVar, cast
+
+SPARE: Final = 32
+"""So many batches that are done behind open ones are not worth merging."""
 
 T = TypeVar("T")
 
@@ -51,12 +54,15 @@ class Pending(Generic[T]):
 class AckLog(Generic[T]):
     """The batches taken in and not yet done, oldest first.
 
-    ``advanced(token)`` is called with the token of the newest batch up to which, in order, all are done.
+    ``advanced(token)`` is called with the token of the newest batch up to which, in order, all are done. Batches that are done
+    and wait for an older one are merged, so that the log grows with what is open only: to three times as many, and a few.
     """
 
     def __init__(self, advanced: Callable[[T], None]) -> None:
         self._advanced = advanced
         self._open: deque[Pending[T]] = deque()
+        # How many of these are done.
+        self._done = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -74,9 +80,27 @@ class AckLog(Generic[T]):
         return pending
 
     def settle(self) -> None:
-        """Report how far everything is done."""
+        """One more batch is done: report how far everything is."""
+        self._done += 1
         done: Pending[T] | None = None
         while self._open and self._open[0].holds == 0:
             done = self._open.popleft()
+            self._done -= 1
         if done is not None:
             self._advanced(done.token)
+        if self._done > 2 * (len(self._open) - self._done) + SPARE:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Of neighbours that are done keep the last: its token says it for all. At most one is left behind each open batch.
+
+        It goes over the whole log, but not again before a third as many batches are done.
+        """
+        kept: deque[Pending[T]] = deque()
+        for pending in self._open:
+            if kept and pending.holds == kept[-1].holds == 0:
+                kept[-1] = pending
+            else:
+                kept.append(pending)
+        self._open = kept
+        self._done = sum(pending.holds == 0 for pending in kept)

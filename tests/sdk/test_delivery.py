@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowctl_sdk.acks import AckLog
+from flowctl_sdk.acks import SPARE, AckLog, Pending
 from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.credit import OUTBOX_EVENTS, Allowance, Window
 from flowctl_sdk.faults import ProtocolError
@@ -235,6 +235,41 @@ def test_inputs_are_reported_in_order():
     assert done == []
     first.release()
     assert done == [2]
+
+
+@given(st.integers(0, 2**32))
+def test_the_log_of_inputs_is_as_long_as_what_is_open(seed: int):
+    """In whatever order inputs are done and parted, the reports are those of a log that keeps everything; and it stays short."""
+    chance = random.Random(seed)
+    done = [0]
+    acks: AckLog[int] = AckLog(done.append)
+    still_open: dict[int, Pending[int]] = {}
+    tokens: list[int] = []
+    parted: set[int] = set()
+    away = 4 * chance.randint(1, 5)
+    for _ in range(800):
+        action = chance.choices(["open", "release", "oldest", "part"], [10, 10, 0.05, 1])[0]
+        # The first ones went to a replica that is away.
+        of_others = [token for token in still_open if token > away]
+        if action == "open":
+            tokens.append(4 * len(tokens) + 4)
+            still_open[tokens[-1]] = acks.open(tokens[-1])
+        elif action == "release" and of_others:
+            still_open.pop(chance.choice(of_others)).release()
+        elif action == "oldest" and still_open:
+            still_open.pop(min(still_open)).release()
+        elif action == "part" and (whole := [token for token in still_open if not token % 4 and token - 2 not in parted]):
+            token = chance.choice(whole)
+            parted.add(token - 2)
+            still_open[token - 2] = still_open[token].split(2)
+        oldest = min(still_open, default=tokens[-1] + 1 if tokens else 1)
+        assert done[-1] == max(token for token in (0, *tokens, *parted) if token < oldest)
+        assert len(acks) <= 3 * len(still_open) + SPARE
+    for pending in list(still_open.values()):
+        pending.release()
+    assert not len(acks)
+    assert done[-1] == tokens[-1]
+    assert done == sorted(set(done))
 
 
 def test_a_full_outbox_blocks_or_drops():
