@@ -238,11 +238,18 @@ class Router:
         self._clock = clock
         self._dropped = dropped or _unheard
         self._epochs = counting(1)
+        # What groups that are gone have not acknowledged, while there is none in their place: its inputs stay open.
+        self._left_over: list[Entry] = []
 
     @property
     def ready(self) -> bool:
-        """Whether a batch may be dispatched now."""
-        return self.known and all(group.ready for group in self.groups.values())
+        """Whether a batch may be dispatched now; never while there is no group: nothing may pass for done that nobody got."""
+        return bool(self.groups) and all(group.ready for group in self.groups.values())
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the topology has nobody downstream: nothing can be passed on, and nothing comes of what is under way."""
+        return self.known and not self.groups
 
     @property
     def outstanding(self) -> int:
@@ -262,11 +269,17 @@ class Router:
         """Take a new topology.
 
         What a component that is gone has not acknowledged goes to those that are new in this topology: they are what the file has
-        in its place. If there are none, nobody wants it, and it counts as done.
+        in its place. If there are none, nobody wants it, and it counts as done. Unless nobody at all is left: then the file has
+        this component no longer, and the events are its upstreams' to pass on. So its inputs must not be acknowledged; what it
+        has of them waits here, should the file have it back.
         """
         self.known = True
         named = {spec.component for spec in specs}
-        orphans = [entry for name in list(self.groups) if name not in named for entry in self.groups.pop(name).abandon()]
+        orphans, self._left_over = self._left_over, []
+        orphans += [entry for name in list(self.groups) if name not in named for entry in self.groups.pop(name).abandon()]
+        if not specs:
+            self._left_over = orphans
+            return
         for spec in specs:
             group = self.groups.get(spec.component)
             if group is None:

@@ -138,6 +138,11 @@ class Runtime:
         """Whether nothing of a source is under way: nobody waits for an event, nor has one kept that nobody waits for."""
         return not len(self._acks) and self._neighbours.router.outstanding == 0
 
+    @property
+    def _cut_off(self) -> bool:
+        """Whether nothing that is under way can come to its end any more; a sink has nobody downstream anyway."""
+        return self._neighbours.router.cut_off and not isinstance(self._component, Sink)
+
     async def _register(self, address: str, health: str) -> Registry:
         component = self._component
         request = control.RegisterComponentRequest(
@@ -231,13 +236,15 @@ class Runtime:
         neighbours = self._neighbours
         if self._production is not None:
             self._production.stop()
-            await neighbours.room.until(lambda: neighbours.router.finished and self._acknowledged)
+            await neighbours.room.until(lambda: self._cut_off or (neighbours.router.finished and self._acknowledged))
         else:
             redrives = self._redrives
             if redrives is not None:
                 redrives.close_intake()
             neighbours.close_intake()
-            await neighbours.settled.until(lambda: neighbours.drained and (redrives is None or redrives.drained))
+            await neighbours.settled.until(
+                lambda: self._cut_off or (neighbours.drained and (redrives is None or redrives.drained))
+            )
         self._end(Ending("stopped"))
 
     async def _depart(self, ending: Ending) -> int:

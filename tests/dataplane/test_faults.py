@@ -170,6 +170,54 @@ def test_scaled_away_with_nobody_left_to_acknowledge(stage: Stage):
     nothing_lost(stage, fleet, 12_000)
 
 
+def test_a_component_that_the_file_has_no_longer_acknowledges_nothing(stage: Stage):
+    """It hears first that nobody is below it: its upstream keeps everything, and gives it to those that come in its place.
+
+    Asked to stop, it does not wait for what nobody will acknowledge.
+    """
+    fleet = stage(numbers=Node("source"), same=Node("processor", ("numbers",)), store=Node("sink", ("same",)))
+    fleet.start("same", "same")
+    fleet.start("numbers", "numbers", config={"count": 10_000})
+    eventually(lambda: fleet.totals("same").get("events_out_total", 0) > 8_000, "outputs that nobody acknowledges")
+
+    def unread(registry: FakeRegistry) -> None:
+        registry.graph["store"].inputs = ()
+
+    def replaced(registry: FakeRegistry) -> None:
+        registry.graph["store"].inputs = ("numbers",)
+        registry.graph["same"].inputs = ()
+
+    fleet.registry.update(unread)
+    eventually(lambda: not fleet.registry.known["same", 0].heartbeats[-1].groups, "a heartbeat after the change")
+    time.sleep(1.5)
+    assert not fleet.registry.checkpoints.get(("numbers", 0))
+    fleet.registry.update(replaced)
+    asked = time.monotonic()
+    fleet.running["same", 0].send_signal(signal.SIGTERM)
+    assert fleet.wait("same") == 0
+    assert time.monotonic() - asked < 4
+    fleet.start("store", "store", config=stage.out("out"))
+    assert fleet.wait("numbers") == fleet.wait("store") == 0
+    assert sorted(stage.ids("out")) == sorted(f"numbers.0:{n}" for n in range(10_000))
+
+
+def test_a_source_that_the_file_has_no_longer_stops_at_once(stage: Stage):
+    """It waits for no acknowledgement, since none can come, and its checkpoint stays where it was."""
+    fleet = stage(numbers=Node("source"), store=Node("sink", ("numbers",)))
+    fleet.start("numbers", "numbers", config={"count": 100_000, "pause_s": 0.01, "burst": 50})
+    eventually(lambda: fleet.totals("numbers").get("events_out_total", 0) > 200, "events that nobody acknowledges")
+
+    def unread(registry: FakeRegistry) -> None:
+        registry.graph["store"].inputs = ()
+
+    fleet.registry.update(unread)
+    asked = time.monotonic()
+    fleet.running["numbers", 0].send_signal(signal.SIGTERM)
+    assert fleet.wait("numbers") == 0
+    assert time.monotonic() - asked < 4
+    assert not fleet.registry.checkpoints.get(("numbers", 0))
+
+
 def test_sigterm_has_a_deadline(stage: Stage):
     """A source whose events nobody acknowledges still ends within its stop timeout, and commits nothing that is not safe."""
     fleet = stage(numbers=Node("source"), store=Node("sink", ("numbers",)))

@@ -226,6 +226,32 @@ def test_a_component_that_takes_anothers_place_gets_what_it_had_not_done():
     assert router.outstanding == 0
 
 
+def test_who_has_nobody_downstream_any_more_lets_go_of_nothing():
+    """The file has this component no longer: its inputs are not done, and it takes none, until somebody is below it again."""
+    done: list[int] = []
+    acks: AckLog[int] = AckLog(done.append)
+    router = Router()
+    router.apply([GroupSpec("a", (0,)), GroupSpec("b", (0,), "", drops=True)])
+    pending = acks.open(9)
+    router.dispatch(batch(0, 10), [pending])
+    pending.release()
+    for _ in range(2):
+        router.apply([])
+        assert done == []
+        assert router.cut_off
+        assert not router.ready
+        assert router.outstanding == router.awaited == 0
+    router.apply([GroupSpec("c", (0,))])
+    assert router.ready
+    assert not router.cut_off
+    c, arrived = Receiver(router.groups["c"].members[0]), list[int]()
+    while c.outbox.waiting:
+        c.receive(arrived)
+        c.acknowledge(1.0)
+    assert set(arrived) == set(range(10))
+    assert done == [9]
+
+
 def test_inputs_are_reported_in_order():
     """A later batch that is done first waits for the earlier one."""
     done: list[int] = []
