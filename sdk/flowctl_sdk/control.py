@@ -66,7 +66,10 @@ class Backoff:
 
 
 class Registry:
-    """The client. ``working`` says whether the last call succeeded; ``registered`` whether registration ever did."""
+    """The client. ``working`` says whether the last call succeeded; ``registered`` whether registration ever did.
+
+    ``registrations`` counts them: one more than the first means that the journal had not known the instance any more.
+    """
 
     def __init__(self, endpoints: Sequence[str], registration: RegisterComponentRequest) -> None:
         self._endpoints = endpoints
@@ -76,6 +79,7 @@ class Registry:
         self._channel: grpc.aio.Channel | None = None
         self._heartbeat_s = DEFAULT_HEARTBEAT_MS / 1000
         self.registered = False
+        self.registrations = 0
         self.working = False
 
     async def register(self) -> RegisterComponentResponse:
@@ -88,6 +92,7 @@ class Registry:
         response = await self._insist(lambda stub: stub.RegisterComponent(self._registration, timeout=CALL_TIMEOUT_S), "register")
         self._heartbeat_s = max(0.05, (response.heartbeat_interval_ms or DEFAULT_HEARTBEAT_MS) / 1000)
         self.registered = True
+        self.registrations += 1
         _log.debug("registered as %s; heartbeat every %.1f s", response.component_id, self._heartbeat_s)
         return response
 

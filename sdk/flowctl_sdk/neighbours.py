@@ -28,6 +28,27 @@ PART_TIMEOUT_S: Final = 2.0
 _log = logging.getLogger("flowctl.instance")
 
 
+class Newest:
+    """Which topology is the newest? Registries read one journal, and one of them may lag, or be cut off from it."""
+
+    def __init__(self) -> None:
+        self._sequence = 0
+        self._registrations = 0
+
+    def admits(self, sequence: int, registrations: int) -> bool:
+        """Whether to apply a topology of this journal sequence (0 is unknown), after so many registrations.
+
+        An instance registers again when the journal does not know it: that is another journal, and its sequences start afresh.
+        An equal sequence is admitted: what is the same is applied twice without harm.
+        """
+        if registrations != self._registrations:
+            self._registrations, self._sequence = registrations, 0
+        if not sequence:
+            return True
+        newest = self._sequence = max(sequence, self._sequence)
+        return sequence == newest
+
+
 class Neighbours:
     """The data plane of one instance.
 

@@ -20,7 +20,7 @@ from flowctl_sdk.control import Registry
 from flowctl_sdk.faults import SupersededError
 from flowctl_sdk.health import HealthServer, State
 from flowctl_sdk.meters import Meters
-from flowctl_sdk.neighbours import Neighbours
+from flowctl_sdk.neighbours import Neighbours, Newest
 from flowctl_sdk.production import Mark, Production
 from flowctl_sdk.redrives import Redrives
 from flowctl_sdk.settings import Settings, split_address
@@ -184,8 +184,12 @@ class Runtime:
             self._meters.redrives = self._failures.keeper = self._redrives
 
     async def _follow(self, registry: Registry) -> None:
+        newest = Newest()
         async for topology in registry.topologies():
-            self._neighbours.apply(topology)
+            if newest.admits(topology.sequence, registry.registrations):
+                self._neighbours.apply(topology)
+            else:
+                _log.debug("passed over the topology of a registry that lags: its sequence is %d", topology.sequence)
 
     def _advanced(self, mark: Mark) -> None:
         self._mark = mark

@@ -95,6 +95,29 @@ def test_registry_forgets(stage: Stage):
     nothing_lost(stage, fleet)
 
 
+def test_a_registry_that_lags_rolls_nothing_back(stage: Stage):
+    """One that has read less of the journal does not know a new sink: that is passed over, and the sink's events are kept."""
+    fleet = stage(numbers=Node("source"), store=Node("sink", ("numbers",)), other=Node("sink", ("numbers",)))
+    fleet.start("store", "store", config=stage.out("out"))
+    fleet.start("numbers", "numbers", config={"count": 3_000})
+    eventually(lambda: stored(stage) == 3_000, "all events in the first sink")
+
+    def lags(registry: FakeRegistry) -> None:
+        registry.behind = 100
+        registry.graph["other"].inputs = ()
+
+    def is_back(registry: FakeRegistry) -> None:
+        registry.behind = 0
+        registry.graph["other"].inputs = ("numbers",)
+
+    fleet.registry.update(lags)
+    eventually(lambda: "registry that lags" in fleet.log("numbers"), "the old topology")
+    fleet.registry.update(is_back)
+    fleet.start("store", "other", config=stage.out("other"))
+    assert fleet.wait("numbers") == fleet.wait("store") == fleet.wait("other") == 0
+    assert len(set(stage.ids("other"))) == 3_000
+
+
 def test_slow_sink_holds_the_source_back(stage: Stage):
     """A slow sink slows the source: what is in flight is bounded, and so is memory."""
     fleet = stage(payloads=Node("source"), same=Node("processor", ("payloads",)), store=Node("sink", ("same",)))

@@ -46,6 +46,7 @@ class Known:
 class FakeRegistry(control_grpc.ComponentRegistryServicer):
     """``graph`` may be changed by ``update``; everything else is read only.
 
+    ``behind``: its topologies have a sequence so much lower, as those of a registry that lags.
     ``keeps_leaving``: an instance that was scaled away stays an upstream until it has ended, as with the real registry.
     """
 
@@ -53,6 +54,7 @@ class FakeRegistry(control_grpc.ComponentRegistryServicer):
         self.graph = graph
         self.pipeline = pipeline
         self.heartbeat_ms = heartbeat_ms
+        self.behind = 0
         self.keeps_leaving = False
         self.known: dict[Key, Known] = {}
         self.checkpoints: dict[Key, list[tuple[int, bytes]]] = {}
@@ -211,7 +213,7 @@ class FakeRegistry(control_grpc.ComponentRegistryServicer):
                 if last is None or topology != last:
                     last = control.Topology()
                     last.CopyFrom(topology)
-                    topology.sequence = self._sequence
+                    topology.sequence = max(1, self._sequence - self.behind)
                     yield topology
                 await changed.wait()
                 changed.clear()

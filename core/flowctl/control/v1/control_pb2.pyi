@@ -708,7 +708,9 @@ class Topology(_message.Message):
     UPSTREAMS_FIELD_NUMBER: _builtins.int
     DOWNSTREAMS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The journal sequence that this was computed at."""
+    """The journal sequence that this was computed at. A component passes over one below the last that it applied, which comes from a
+    registry that lags; 0 is unknown, and is applied. After a registration anew any sequence is.
+    """
     @_builtins.property
     def upstreams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Upstream]: ...
     @_builtins.property
