@@ -11,6 +11,7 @@ from flowctl_sdk.columns import Columns
 from flowctl_sdk.derive import derive
 from flowctl_sdk.faults import EventFailedError
 from flowctl_sdk.inbox import Arrival, Inbox
+from flowctl_sdk.passing import pass_on
 from flowctl_sdk.routing import Router
 from flowctl_sdk.signals import Bell
 from flowctl_sdk.windows import Gathering, Window
@@ -131,7 +132,6 @@ class WindowWork:
         self.processed_total += count - filtered - self._transform.put_aside
         self._inbox.finish(count)
         if outputs is not None:
-            await self._room.until(lambda: self._router.ready)
-            self._router.dispatch(outputs, pendings)
+            await pass_on(self._router, self._room, outputs, pendings)
         for pending in pendings:
             pending.release()

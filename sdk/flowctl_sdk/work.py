@@ -13,6 +13,7 @@ from flowctl_sdk.derive import derive, derive_batch
 from flowctl_sdk.event import Event
 from flowctl_sdk.faults import EventFailedError
 from flowctl_sdk.inbox import Arrival, Inbox
+from flowctl_sdk.passing import pass_on
 from flowctl_sdk.routing import Router
 from flowctl_sdk.signals import Bell
 
@@ -123,9 +124,7 @@ class ProcessorWork:
         pendings = [arrival.pending]
         if len(outputs) < GATHER_EVENTS and len(self._inbox):
             outputs = await self._gather(outputs, pendings)
-        if not self._router.ready:
-            await self._room.until(lambda: self._router.ready)
-        self._router.dispatch(outputs, pendings)
+        await pass_on(self._router, self._room, outputs, pendings)
         for pending in pendings:
             pending.release()
 
