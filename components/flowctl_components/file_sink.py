@@ -15,8 +15,9 @@ In ``json``, a payload that is JSON is written as it is; other text becomes a JS
 Guarantee: an event is acknowledged when it is on disk, together with the note that it is (``.<name>.flowctl`` beside the
 file), so that after kill -9 of anything the file has every event of a run once: half-written data is cut off, and events
 that come again are passed over. They are known by origin, path and position; another run (``FLOWCTL_RUN``, set by the agent)
-has other events. Where several replicas of a processor share the work, so that events overtake each other, only repetitions
-among the last 131,072 events are recognised; an older one is stored and counted (``uncertain``), because it may be new.
+has other events. The last 131,072 events are known one by one; of older ones the sink knows the gaps (events filtered, or with
+another replica), so that a late one is told from a repetition. Of more than 65,536 gaps the oldest are forgotten: an event from
+there is stored and counted (``uncertain``), because it may be new.
 Without ``FLOWCTL_RUN`` events of the time before a restart are not recognised: every event is there at least once.
 """
 

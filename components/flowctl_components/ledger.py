@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from flowctl_components.seen import Seen, Stream
+from flowctl_components.seen import Floor, Seen, Stream
 
 _COMPACT_BYTES: Final = 8 << 20
 _LOCK_POLL_S: Final = 0.05
@@ -35,13 +35,17 @@ class Streak(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: list[int] = []
 
 
-class Floor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A stream's events up to ``position`` are stored, as far as they exist."""
+class Below(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of a stream's older events: see ``Floor``. ``holes`` has the first bound and the distances to the next ones.
+
+    None: written by a version that kept no holes, so that there may be any.
+    """
 
     origin: str
     path: str
     position: int
-    mixed: bool = False
+    holes: list[int] | None = None
+    blind: int = -1
 
 
 class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,7 +58,7 @@ class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
     inode: int
     size: int
     stored: list[Streak] = []
-    floors: list[Floor] = []
+    floors: list[Below] = []
     snapshot: bool = False
     closed: bool = False
 
@@ -107,7 +111,9 @@ class Ledger:
 
     def compact(self, run: str, inode: int, size: int) -> None:
         """Write everything that is still of use into a new file, and put that in the old one's place."""
-        floors = [Floor(*stream, position, mixed) for stream, (position, mixed) in self.seen.floors().items()]
+        floors = [
+            Below(*stream, floor.position, _distances(floor.holes), floor.blind) for stream, floor in self.seen.floors().items()
+        ]
         streaks = [_streak(stream, list(positions)) for stream, positions in self.seen.recent()]
         self.last = Commit(run, inode, size, streaks, floors, snapshot=True)
         line = _line(self.last)
@@ -138,8 +144,8 @@ class Ledger:
                 size += len(line)
                 if commit.snapshot or (self.last is not None and self.last.run != commit.run):
                     self.seen = self._new_seen()
-                for floor in commit.floors:
-                    self.seen.restore((floor.origin, floor.path), floor.position, mixed=floor.mixed)
+                for below in commit.floors:
+                    self.seen.restore((below.origin, below.path), _floor(below))
                 for streak in commit.stored:
                     self.seen.add((streak.origin, streak.path), list(accumulate([streak.first, *streak.steps])))
                 self.last = commit
@@ -157,7 +163,19 @@ def sync_directory(path: Path) -> None:
 
 
 def _streak(stream: Stream, positions: list[int]) -> Streak:
-    return Streak(*stream, positions[0], [high - low for low, high in pairwise(positions)])
+    first, *steps = _distances(positions)
+    return Streak(*stream, first, steps)
+
+
+def _distances(numbers: list[int]) -> list[int]:
+    """The first number, and from each to the next."""
+    return [high - low for low, high in pairwise([0, *numbers])]
+
+
+def _floor(below: Below) -> Floor:
+    if below.holes is None:
+        return Floor(below.position, [], blind=below.position)
+    return Floor(below.position, list(accumulate(below.holes)), below.blind)
 
 
 def _line(commit: Commit) -> bytes:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,25 @@ def test_the_ledger_survives_a_torn_line_and_its_own_compaction(tmp_path: Path, 
     ledger.commit("run", 1, 1_000, {})
     ledger.close()
     assert Ledger(path).last is not None
+
+
+def test_a_compacted_ledger_knows_which_older_events_are_not_stored(tmp_path: Path):
+    """What was away when the later ones came is new, however much lies between; also for a ledger that kept no holes."""
+    path = tmp_path / ".out.flowctl"
+    ledger = Ledger(path, window_events=10)
+    for start in (0, 30, 60, 90):
+        ledger.commit("run", 1, start, {("a.0", ""): list(range(start, start + 20))})
+    ledger.compact("run", 1, 110)
+    ledger.close()
+    ledger = Ledger(path, window_events=10)
+    assert ledger.seen.new(("a.0", ""), [10, 19, 20, 29, 30, 80, 105, 110]) == [2, 3, 5, 7]
+    ledger.close()
+    body = b'{"run":"run","inode":1,"size":9,"floors":[{"origin":"a.0","path":"","position":50}],"snapshot":true}'
+    path.write_bytes(b"%08x %b\n" % (zlib.crc32(body), body))
+    ledger = Ledger(path, window_events=10)
+    assert ledger.seen.new(("a.0", ""), [20, 51]) == [0, 1]
+    assert ledger.seen.uncertain == 1
+    ledger.close()
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,63 @@ def test_the_same_event_twice_in_a_batch_counts_once():
     assert store(Seen(), [3, 4, 4, 3, 5]) == [3, 4, 5]
 
 
-def test_what_may_be_new_is_kept():
-    """In a stream without order, an event older than the window may be new: it is stored, and counted as uncertain."""
+batches_of = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), max_size=30)
+
+
+@given(batches_of, st.integers(1, 20), st.integers(1, 60), st.data())
+def test_nothing_new_is_discarded(batches: list[list[int]], window: int, holes: int, data: st.DataObject):
+    """Against a model that remembers everything: in any order, with a tiny window, everything is stored.
+
+    And once, unless holes had to be forgotten: then each event stored again is counted. What ``floors`` and ``recent`` say is
+    enough to go on from at any time.
+    """
+    seen = Seen(window, holes)
+    stored: set[int] = set()
+    again = 0
+    for batch in batches:
+        uncertain = seen.uncertain
+        taken = store(seen, batch)
+        assert set(batch) - stored <= set(taken)
+        assert len(set(taken)) == len(taken)
+        repeated = stored & set(taken)
+        assert len(repeated) <= seen.uncertain - uncertain
+        again += len(repeated)
+        stored |= set(taken)
+        if data.draw(st.booleans()):
+            seen = again_from(seen, window, holes)
+    assert not again or holes < 31
+
+
+def again_from(seen: Seen, window: int, holes: int) -> Seen:
+    """What a sink knows after a restart."""
+    fresh = Seen(window, holes)
+    for stream, floor in seen.floors().items():
+        fresh.restore(stream, floor)
+    for stream, positions in seen.recent():
+        fresh.add(stream, positions)
+    return fresh
+
+
+def test_what_was_away_comes_after_the_window():
+    """Events of a replica that was away, in a stream that was in order so far, are new however many came in between."""
     seen = Seen(window_events=4)
-    for batch in ([0, 2], [1, 3], [4, 5], [6, 7], [8, 9]):
+    store(seen, [0, 1])
+    for first in range(10, 100, 5):
+        store(seen, list(range(first, first + 5)))
+    assert store(seen, list(range(12))) == list(range(2, 10))
+    assert store(seen, list(range(100))) == []
+    assert seen.uncertain == 0
+
+
+def test_what_may_be_new_is_kept():
+    """Of more holes than are remembered the lowest are forgotten: an event from there is stored, and counted as uncertain."""
+    seen = Seen(window_events=4, max_holes=2)
+    for batch in ([0, 2], [4, 6], [8, 9], [10, 11]):
         store(seen, batch)
-    assert store(seen, [1]) == [1]
-    assert seen.uncertain == 1
+    assert store(seen, [0, 1, 3]) == [0, 1, 3]
+    assert seen.uncertain == 3
+    assert store(seen, [4, 5, 7, 8]) == [5, 7]
+    assert seen.uncertain == 3
 
 
 def test_streams_do_not_mix():
