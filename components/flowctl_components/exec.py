@@ -17,9 +17,11 @@ The program must answer every line with one line, in order, and keep back neithe
 ``sed -u``, ``mawk -W interactive``, a flush after each line. Lines are written ahead of the answers, so neither side can
 block the other. What it prints on standard error goes to the log.
 
-Guarantee: order is kept. The program is started once: its end before the component's is the component's failure, with its
-exit code and its last words, and the component's ``restart`` rule says what follows. Its standard input is closed when the
-component ends.
+Guarantee: order is kept. The program's end before the component's is the component's failure, whatever ``on_error`` says, with
+its exit code and its last words, and the component's ``restart`` rule says what follows. One that does not answer in time,
+prints more lines than it was asked for, or a line that is no answer, is killed: which answer belongs to which event is not
+certain any more. ``on_error`` says what becomes of the events, and a fresh program gets the next ones. The program's standard
+input is closed when the component ends.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -32,6 +34,7 @@ from flowctl_components.config import Config, invalid, read_config
 from flowctl_components.line import encode, envelope_line
 from flowctl_components.program import Program
 from flowctl_sdk import Context, Event, Processor, run
+from flowctl_sdk.faults import ComponentFailedError
 
 
 class ExecConfig(Config, frozen=True, kw_only=True):
@@ -62,6 +65,7 @@ class Exec(Processor):
 
     async def open(self, ctx: Context) -> None:
         """Start the program."""
+        self._log = ctx.log
         self._config = config = read_config(ctx, ExecConfig)
         try:
             self._program = await Program.start(config.command, config.env, ctx.log)
@@ -73,13 +77,30 @@ class Exec(Processor):
         """The program's answers to the events, one each."""
         if self._program is None:
             raise RuntimeError("process() before open()")
-        answers = await self._program.ask([self._question(event) for event in events], self._config.timeout_s)
-        return [self._result(event, answer) for event, answer in zip(events, answers, strict=True)]
+        questions = [self._question(event) for event in events]
+        if self._program.spent:
+            self._program = await self._fresh(self._program)
+        answers = await self._program.ask(questions, self._config.timeout_s)
+        try:
+            return [self._result(event, answer) for event, answer in zip(events, answers, strict=True)]
+        except ComponentError:
+            # A line too many may have pushed the others out of their places.
+            self._program.kill()
+            raise
 
     async def close(self) -> None:
         """End the program."""
         if self._program is not None:
             await self._program.close()
+
+    async def _fresh(self, spent: Program) -> Program:
+        """Another program in the place of one that was killed."""
+        await spent.close()
+        self._log.warning("starting %s anew", spent.name)
+        try:
+            return await Program.start(self._config.command, self._config.env, self._log)
+        except OSError as error:
+            raise ComponentFailedError(f"cannot start {spent.name!r} anew: {error.strerror}") from error
 
     def _question(self, event: Event) -> bytes:
         if self._config.format == "json":

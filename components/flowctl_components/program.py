@@ -1,6 +1,10 @@
-"""A child program that answers every line on its standard input with one line on its standard output."""
+"""A child program that answers every line on its standard input with one line on its standard output.
+
+One that fails to is killed: what it would still print could not be told from the answers to the next question.
+"""
 
 import asyncio
+import contextlib
 import logging
 import os
 from asyncio import StreamReader, StreamWriter
@@ -10,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from flowctl.errors import ComponentError
+from flowctl_sdk.faults import ComponentFailedError
 
 _READ_BYTES: Final = 1 << 18
 _LINE_BYTES: Final = 1 << 16
@@ -20,7 +25,7 @@ _LAST_WORDS_S: Final = 1.0
 
 
 class Program:
-    """A running program; make one with ``start``."""
+    """A running program; make one with ``start``. ``spent`` says that it was killed and has to be closed."""
 
     def __init__(
         self, name: str, log: logging.Logger, process: Process, pipes: tuple[StreamWriter, StreamReader, StreamReader]
@@ -34,6 +39,7 @@ class Program:
         self._unasked = b""
         self._wanted = 0
         self._ended = False
+        self.spent = False
         self._complete = asyncio.Event()
         self._listener = asyncio.create_task(self._listen())
         self._reader = asyncio.create_task(self._read())
@@ -58,8 +64,11 @@ class Program:
 
         Writing and reading go on at the same time, so that neither side can fill a pipe that nobody empties.
 
+        Whatever is raised, the program is killed.
+
         Raises:
-            ComponentError: if the program ends, is too slow, or answers with more lines than it was asked.
+            ComponentFailedError: if the program ends by itself.
+            ComponentError: if it is too slow, or prints more lines than it was asked for.
         """
         writer = asyncio.create_task(self._write(b"".join([question + b"\n" for question in questions])))
         try:
@@ -67,10 +76,20 @@ class Program:
                 answers = await self._answers(len(questions))
                 await writer
         except TimeoutError:
+            self.kill()
             raise ComponentError(f"{self.name!r} did not answer {len(questions)} events within {timeout_s:g} s") from None
+        except BaseException:
+            self.kill()
+            raise
         finally:
             writer.cancel()
         return answers
+
+    def kill(self) -> None:
+        """Have done with it: its answers cannot be trusted any more."""
+        self.spent = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def close(self) -> None:
         """Close its standard input and wait for its end; kill it if that does not come."""
@@ -123,16 +142,16 @@ class Program:
         self._ended = True
         self._complete.set()
 
-    async def _death(self) -> ComponentError:
+    async def _death(self) -> ComponentFailedError:
         """The error for a program that closed its output too early."""
         try:
             code = await asyncio.wait_for(self._process.wait(), _CLOSE_S)
             await asyncio.wait([self._listener], timeout=_CLOSE_S)
         except TimeoutError:
-            return ComponentError(f"{self.name!r} closed its standard output and goes on running")
+            return ComponentFailedError(f"{self.name!r} closed its standard output and goes on running")
         how = f"exit code {code}" if code >= 0 else f"signal {-code}"
         words = f"; it said: {' | '.join(self._words)}" if self._words else ""
-        return ComponentError(f"{self.name!r} ended with {how}{words}")
+        return ComponentFailedError(f"{self.name!r} ended with {how}{words}")
 
     async def _listen(self) -> None:
         """Pass on what the program says on standard error, and remember its last words."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from flowctl.spec.model import Backoff, OnError
 from flowctl_sdk.event import Event
-from flowctl_sdk.faults import EventFailedError
+from flowctl_sdk.faults import ComponentFailedError, EventFailedError
 
 SLICE_NS: Final = 5_000_000
 MAX_SLICE: Final = 4_096
@@ -123,7 +123,12 @@ class EachCall:
         self._warned = False
 
     async def __call__(self, events: list[Event]) -> Sequence[object]:
-        """What it returned, for each event; None for one that was put aside."""
+        """What it returned, for each event; None for one that was put aside.
+
+        Raises:
+            EventFailedError: if the instance is to end because of an event.
+            ComponentFailedError: if it says so itself.
+        """
         results: list[object] = []
         attempt, failed = 0, -1
         while len(results) < len(events):
@@ -135,6 +140,8 @@ class EachCall:
                     await asyncio.to_thread(results.extend, map(self._function, rest))
                 else:
                     await self._call(events, results)
+            except ComponentFailedError:
+                raise
             except Exception as error:  # noqa: BLE001 - the author's code may raise anything
                 # ``results`` holds what was returned before: the next one is the event that failed.
                 attempt = attempt + 1 if failed == len(results) else 0
@@ -186,6 +193,8 @@ class BatchCall:
 
         Raises:
             BatchFailedError: it raised on several events, and failing ones are to be put aside.
+            EventFailedError: if the instance is to end because of an event.
+            ComponentFailedError: if it says so itself.
         """
         attempt = 0
         while True:
@@ -195,6 +204,8 @@ class BatchCall:
                 if self._blocking:
                     return await asyncio.to_thread(self._function, events)
                 return self._function(events)
+            except ComponentFailedError:
+                raise
             except Exception as error:
                 if self._failures.puts_aside:
                     if len(events) > 1:

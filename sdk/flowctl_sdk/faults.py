@@ -15,6 +15,10 @@ class EventFailedError(ComponentError):
     """The author's code raised on an event, and the component's ``on_error`` says that this ends the instance."""
 
 
+class ComponentFailedError(ComponentError):
+    """The component cannot go on, whatever the event: it ends the instance, and ``on_error`` is not asked."""
+
+
 class SupersededError(ComponentError):
     """A newer incarnation of this instance has registered: this one must end and not touch anything."""
 

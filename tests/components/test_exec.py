@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
-from flowctl.errors import InvalidSettingError
+from flowctl.errors import ComponentError, InvalidSettingError
+from flowctl.ids import InstanceId
+from flowctl.spec.model import Backoff, OnError
 from flowctl_components.exec import Exec
-from flowctl_sdk import Event
-from flowctl_sdk.faults import EventFailedError
+from flowctl_sdk import Context, Event
+from flowctl_sdk.calls import Failures
+from flowctl_sdk.columns import Columns
+from flowctl_sdk.faults import ComponentFailedError, EventFailedError
+from flowctl_sdk.production import Numbering
 from flowctl_sdk.testing import process
+from flowctl_sdk.work import Transform
 
 LOOP = "import json, sys\nfor line in sys.stdin:\n    event = json.loads(line)\n    n = event['payload']\n"
 PRINT = "    print(json.dumps(answer), flush=True)\n"
@@ -70,8 +76,82 @@ async def test_neither_side_blocks_the_other():
 )
 async def test_programs_that_fail(config: dict[str, Any], sentence: str):
     """Its end, a wrong answer, too many answers and silence are errors that name the program."""
-    with pytest.raises(EventFailedError, match=sentence):
+    with pytest.raises(ComponentError, match=sentence) as caught:
         await process(Exec, [str(n) for n in range(4)], config=config)
+    assert isinstance(caught.value, ComponentFailedError if "ended with" in sentence else EventFailedError)
+
+
+ASIDE = OnError(action="dead_letter", attempts=2, backoff=Backoff(initial_s=0.0, max_s=0.0))
+
+
+class Box:
+    """Keeps letters in memory."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    async def keep(self, event: Event, error: str, attempts: int) -> None:
+        """Keep one."""
+        del error, attempts
+        self.kept.append(event.id)
+
+
+def shell(body: str) -> dict[str, Any]:
+    """A program that starts at once; ``$n`` is the line."""
+    return {"command": ["sh", "-c", f"while read -r n; do {body}; echo $n; done"], "timeout_s": 1.0, "format": "lines"}
+
+
+async def opened(config: dict[str, Any]) -> Exec:
+    component = Exec()
+    await component.open(Context(config=config, instance=InstanceId("test", "exec", 0), state_dir=Path()))
+    return component
+
+
+def numbers(count: int) -> Columns:
+    return Numbering("test.0", 0).columns([str(n) for n in range(count)], 0)[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (shell("[ $n = 0 ] && sleep 1.5"), "did not answer 2 events within 1 s"),
+        (shell("[ $n = 0 ] && printf 'x\\ny\\nz\\n'"), "printed more lines than events"),
+        (
+            program("    n == 0 and print('{}')\n    answer = {'payload': str(n)}\n"),
+            "answered event test.0:0|more lines than events",
+        ),
+    ],
+)
+async def test_late_answers_are_not_those_of_the_next_question(config: dict[str, Any], sentence: str):
+    """A program that was too slow once, or said too much, is killed; a fresh one has its own answers."""
+    component = await opened(config)
+    events = numbers(4).events()
+    try:
+        with pytest.raises(ComponentError, match=sentence):
+            await component.process(events[:2])
+        answers = await component.process(events[2:])
+        assert [str(answer).strip("b'\"") for answer in answers] == ["2", "3"]
+    finally:
+        await component.close()
+
+
+async def test_the_slow_event_alone_becomes_a_letter():
+    """What a program never answers is put aside; the events around it have their own answers."""
+    component, box = await opened(shell("[ $n = 2 ] && exec sleep 60")), Box()
+    outputs, _ = await Transform(component, "exec", Failures(ASIDE, box))(numbers(4))
+    await component.close()
+    assert outputs is not None
+    assert [event.payload for event in outputs.events()] == [b"0", b"1", b"3"]
+    assert box.kept == ["test.0:2"]
+
+
+async def test_no_event_is_put_aside_for_the_end_of_the_program():
+    """A program that has ended fails the component, and with it none of the events, whatever ``on_error`` says."""
+    component, box = await opened(shell("[ $n = 2 ] && exit 7")), Box()
+    with pytest.raises(ComponentFailedError, match="ended with exit code 7"):
+        await Transform(component, "exec", Failures(ASIDE, box))(numbers(4))
+    await component.close()
+    assert box.kept == []
 
 
 async def test_what_it_says_goes_to_the_log(caplog: pytest.LogCaptureFixture, tmp_path: Path):
