@@ -112,13 +112,17 @@ def backoff_s(backoff: Backoff, attempt: int, chance: float) -> float:
 
 
 class EachCall:
-    """Calls a function with one event at a time."""
+    """Calls a function with one event at a time.
 
-    def __init__(self, function: Callable[[Any], Any], failures: Failures, *, blocking: bool) -> None:
+    ``stores`` says that it is a sink's: what it returns means nothing, unless that has still to be awaited.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], failures: Failures, *, blocking: bool, stores: bool = False) -> None:
         self._function = function
         self._failures = failures
         self._is_async = _is_async(function)
         self._blocking = blocking
+        self._stores = stores
         self._slice = 32
         self._warned = False
 
@@ -132,23 +136,55 @@ class EachCall:
         results: list[object] = []
         attempt, failed = 0, -1
         while len(results) < len(events):
-            try:
-                if self._is_async:
-                    await self._call_async(events, results)
-                elif self._blocking:
-                    rest = events[len(results) :]
-                    await asyncio.to_thread(results.extend, map(self._function, rest))
-                else:
-                    await self._call(events, results)
-            except ComponentFailedError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+            failure = await self._called(events, results)
+            if self._stores and results.count(None) < len(results):
+                failure = await self._finished(results) or failure
+            if failure is not None:
                 # ``results`` holds what was returned before: the next one is the event that failed.
                 attempt = attempt + 1 if failed == len(results) else 0
                 failed = len(results)
-                if not await self._failures.judge(events[failed], attempt, error):
+                if not await self._failures.judge(events[failed], attempt, failure):
                     results.append(None)
         return results
+
+    async def _called(self, events: list[Event], results: list[object]) -> Exception | None:
+        """Call with those events that have no result yet, up to the first that fails; returns what that raised."""
+        try:
+            if self._is_async:
+                await self._call_async(events, results)
+            elif self._blocking:
+                rest = events[len(results) :]
+                await asyncio.to_thread(results.extend, map(self._function, rest))
+            else:
+                await self._call(events, results)
+        except ComponentFailedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+            return error
+        return None
+
+    async def _finished(self, results: list[object]) -> Exception | None:
+        """Await what a ``def`` returned that is async underneath: until then its event is not stored.
+
+        Returns what the first that fails raises; ``results`` then ends before it.
+        """
+        if any(hasattr(kind, "__await__") for kind in set(map(type, results))):
+            for place, result in enumerate(results):
+                if not inspect.isawaitable(result):
+                    continue
+                try:
+                    await result
+                except ComponentFailedError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+                    for later in filter(inspect.iscoroutine, results[place + 1 :]):
+                        later.close()
+                    del results[place:]
+                    return error
+                # Nothing is awaited twice.
+                results[place] = None
+        results[:] = [None] * len(results)
+        return None
 
     async def _call_async(self, events: list[Event], results: list[object]) -> None:
         function = self._function
@@ -201,9 +237,9 @@ class BatchCall:
             try:
                 if self._is_async:
                     return await self._function(events)
-                if self._blocking:
-                    return await asyncio.to_thread(self._function, events)
-                return self._function(events)
+                result = await asyncio.to_thread(self._function, events) if self._blocking else self._function(events)
+                # A ``def`` may be async underneath.
+                return await result if inspect.isawaitable(result) else result
             except ComponentFailedError:
                 raise
             except Exception as error:

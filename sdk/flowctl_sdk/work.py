@@ -160,8 +160,11 @@ class SinkWork:
 
     def __init__(self, sink: Sink, inbox: Inbox, failures: Failures) -> None:
         if isinstance(sink, FunctionSink):
-            call = BatchCall if sink.batch else EachCall
-            self._call: BatchCall | EachCall = call(sink.function, failures, blocking=sink.blocking)
+            self._call: BatchCall | EachCall = (
+                BatchCall(sink.function, failures, blocking=sink.blocking)
+                if sink.batch
+                else EachCall(sink.function, failures, blocking=sink.blocking, stores=True)
+            )
         else:
             self._call = BatchCall(sink.write, failures, blocking=sink.blocking)
         self._inbox = inbox

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from flowctl.spec.model import Backoff, OnError
 from flowctl_sdk import Event, processor, sink
 from flowctl_sdk.testing import consume, process
 
@@ -28,3 +29,32 @@ async def test_the_loop_goes_on_while_code_blocks(batch: bool):
     reached.clear()
     asyncio.get_running_loop().call_later(0.05, reached.set)
     await consume(storing, [b"a", b"b"])
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("batch", [False, True])
+async def test_what_is_async_behind_a_def_is_awaited(batch: bool, blocking: bool):
+    """An async sink behind a plain decorator has stored its events, in order, when it is done; so it may fail and try again."""
+    stored: list[bytes] = []
+    failures = 2
+
+    async def store(events: list[Event]) -> None:
+        nonlocal failures
+        await asyncio.sleep(0)
+        for event in events:
+            if event.payload == b"40" and failures:
+                failures -= 1
+                raise ValueError("not yet")
+        stored.extend(event.payload for event in events)
+
+    def logged(event: Event) -> object:
+        return None if event.payload == b"3" else store([event])
+
+    def logged_batch(events: list[Event]) -> object:
+        return store(events)
+
+    component = sink(batch=True, blocking=blocking)(logged_batch) if batch else sink(blocking=blocking)(logged)
+    payloads = [b"%d" % n for n in range(100)]
+    await consume(component, payloads, on_error=OnError(action="retry", attempts=2, backoff=Backoff(initial_s=0.0, max_s=0.0)))
+    assert stored == [payload for payload in payloads if batch or payload != b"3"]
+    assert not failures
