@@ -183,9 +183,10 @@ class Registry:
         while True:
             channel = self._open()
             try:
-                async for redrive in ComponentRegistryStub(channel).WatchRedrives(request):
-                    backoff.reset()
-                    yield redrive
+                with _closed_underneath():
+                    async for redrive in ComponentRegistryStub(channel).WatchRedrives(request):
+                        backoff.reset()
+                        yield redrive
             except grpc.aio.AioRpcError as error:
                 self._check(error)
                 if error.code() == grpc.StatusCode.UNIMPLEMENTED:  # a registry that knows no dead letters

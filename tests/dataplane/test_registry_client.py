@@ -1,7 +1,7 @@
 """A component's connection to the registry: what fails on it does not end what else goes over it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 
@@ -61,6 +61,45 @@ async def test_a_failed_heartbeat_does_not_end_the_watch():
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert all(task.cancelled() for task in tasks)
+    finally:
+        await client.close()
+        server.stop()
+
+
+class Redriving(Moody):
+    """Says with every watch of the redrives that all were sent, and holds it open."""
+
+    async def WatchRedrives(  # noqa: N802
+        self, request: control.WatchRedrivesRequest, context: ServicerContext
+    ) -> AsyncIterator[control.Redrive]:
+        del request, context
+        yield control.Redrive(caught_up=True)
+        await asyncio.Event().wait()
+
+
+async def test_a_failed_heartbeat_does_not_end_the_watch_of_the_redrives():
+    """It goes on over the next connection too: without it a pipeline that could end would wait for ever."""
+    server = Redriving({"store": Node("sink")}, heartbeat_ms=50)
+    server.start()
+    instance = control.Instance(pipeline="test", component="store", incarnation=1)
+    client = Registry([server.address], control.RegisterComponentRequest(instance=instance))
+    seen: list[control.Redrive] = []
+
+    async def follow() -> None:
+        async for redrive in client.redrives():
+            seen.append(redrive)  # noqa: PERF401 - the list grows while the test looks at it
+
+    try:
+        await client.register()
+        watch = asyncio.create_task(follow())
+        await until(lambda: bool(seen))
+        beats = asyncio.create_task(client.beat(lambda: control.HeartbeatRequest(instance=instance)))
+        await until(lambda: server.beats > 4)
+        await until(lambda: watch.done() or len(seen) == 2)
+        assert not watch.done()
+        for task in (watch, beats):
+            task.cancel()
+        await asyncio.gather(watch, beats, return_exceptions=True)
     finally:
         await client.close()
         server.stop()
