@@ -11,7 +11,7 @@ from typing import Final, cast
 import msgspec
 
 from flowctl_sdk.columns import Columns, Names
-from flowctl_sdk.event import UNSET_POSITION, Event, encode
+from flowctl_sdk.event import UNSET_POSITION, Event, check, encode
 
 _NONE: Final = type(None)
 _encode_json = msgspec.json.Encoder().encode
@@ -28,6 +28,7 @@ def derive(inputs: Columns, results: Sequence[object], suffix: str) -> tuple[Col
 
     Raises:
         TypeError: if a result is of a type that no event can be made of.
+        ValueError: if an ``Event`` among them has a time that is none, or text that is not Unicode.
     """
     kinds = set(map(type, results))
     if _NONE in kinds:
@@ -60,7 +61,7 @@ def derive_batch(inputs: Columns, events: Sequence[Event], results: Sequence[obj
 
     Raises:
         UnderivedError: if there are not.
-        TypeError: if a result is of a type that no event can be made of.
+        TypeError, ValueError: see ``derive``.
     """
     # The set first: it is the cheapest look at every result, and mostly there is no Event among them.
     if Event not in set(map(type, results)) or all(
@@ -111,7 +112,11 @@ class _Rows:
         self._metadata: dict[int, dict[str, str]] = {}
 
     def add(self, source: int, output: object) -> None:
-        """An output of the event ``source``; sources never go back."""
+        """An output of the event ``source``; sources never go back.
+
+        Raises:
+            TypeError, ValueError: if it is no event.
+        """
         if source == self._last:
             self._ordinal += 1
         else:
@@ -120,6 +125,7 @@ class _Rows:
         inputs = self._inputs
         metadata = inputs.metadata.get(source)
         if isinstance(output, Event):
+            check(output)
             payload = output.payload
             time_ns = output.time_ns or inputs.times[source]
             name = output.type or inputs.types[source]

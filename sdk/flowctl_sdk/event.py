@@ -9,6 +9,7 @@ _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
 UNSET_POSITION: Final = -1
+_TIME_END_NS: Final = 1 << 63
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -92,3 +93,34 @@ def encode(value: object) -> bytes:
     if isinstance(value, bytearray | memoryview):
         return bytes(cast("bytearray", value))
     raise TypeError(f"expected bytes, str, dict, list or Event, found {type(value).__name__}")
+
+
+def check(event: Event) -> None:
+    """Look at what an author put into an event, where a message has no room for everything that Python has.
+
+    Raises:
+        TypeError: if a field is of another type than ``Event`` says.
+        ValueError: if the time is out of range, or a text is not Unicode.
+    """
+    if not isinstance(cast("object", event.payload), bytes):
+        raise TypeError(f"its payload is {type(event.payload).__name__}, not bytes")
+    if event.time_ns:
+        if not isinstance(cast("object", event.time_ns), int):
+            raise TypeError(f"its time_ns is {type(event.time_ns).__name__}, not int")
+        if not 0 <= event.time_ns < _TIME_END_NS:
+            raise ValueError(f"its time_ns is {event.time_ns}, not from 0 to 2^63 - 1")
+    if event.type:
+        _check_text(event.type, "its type")
+    if event.metadata:
+        if not isinstance(cast("object", event.metadata), dict):
+            raise TypeError(f"its metadata is {type(event.metadata).__name__}, not dict")
+        for key, value in event.metadata.items():
+            _check_text(key, "a key of its metadata")
+            _check_text(value, f"its metadata {key!r}")
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {type(value).__name__}, not str")
+    if not value.isascii():
+        value.encode()

@@ -13,7 +13,7 @@ from flowctl_sdk.author import Source
 from flowctl_sdk.batching import BATCH_BYTES, GATHER_EVENTS, Pace
 from flowctl_sdk.columns import Columns, Names
 from flowctl_sdk.context import Context
-from flowctl_sdk.event import UNSET_POSITION, Event, encode
+from flowctl_sdk.event import UNSET_POSITION, Event, check, encode
 from flowctl_sdk.faults import EventFailedError
 from flowctl_sdk.routing import Router
 from flowctl_sdk.signals import Bell, Signal
@@ -57,6 +57,7 @@ class Numbering:
         for value in values:
             position, time_ns, name = self.next, now_ns, ""
             if isinstance(value, Event):
+                self._check(value)
                 if value.position != UNSET_POSITION:
                     position = self._checked(value.position)
                 time_ns = value.time_ns or now_ns
@@ -91,9 +92,16 @@ class Numbering:
         try:
             return encode(value)
         except (TypeError, ValueError) as error:
-            raise EventFailedError(
-                f"event {self._name}:{self.next}: the source yielded something that is no event: {error}"
-            ) from error
+            raise self._no_event(error) from error
+
+    def _check(self, event: Event) -> None:
+        try:
+            check(event)
+        except (TypeError, ValueError) as error:
+            raise self._no_event(error) from error
+
+    def _no_event(self, error: Exception) -> EventFailedError:
+        return EventFailedError(f"event {self._name}:{self.next}: the source yielded something that is no event: {error}")
 
 
 class Production:

@@ -95,6 +95,35 @@ async def test_what_is_no_event_is_put_aside_too(batch: bool):
     assert "no event" in error
 
 
+BROKEN = {
+    "a number in the metadata": Event(b"", metadata={"n": 5}),  # type: ignore[dict-item]
+    "a number as key": Event(b"", metadata={5: "n"}),  # type: ignore[dict-item]
+    "metadata that is a list": Event(b"", metadata=["n"]),  # type: ignore[arg-type]
+    "half a character": Event(b"", metadata={"n": "\ud800"}),
+    "a negative time": Event(b"", time_ns=-1),
+    "a time too large": Event(b"", time_ns=1 << 63),
+    "a time in parts": Event(b"", time_ns=0.5),  # type: ignore[arg-type]
+    "a number as type": Event(b"", type=7),  # type: ignore[arg-type]
+    "text as payload": Event("x"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_an_event_that_fits_into_no_message_is_no_event(name: str):
+    """What Python lets into an ``Event`` and a message does not: the input is put aside; a source says which event it was."""
+    broken, box = BROKEN[name], Box()
+    for component in (
+        processor(lambda event: broken if event.payload == b"1" else event),
+        processor(batch=True)(lambda events: [broken if event.payload == b"1" else event for event in events]),
+    ):
+        outputs, _ = await Transform(component, "each", Failures(ASIDE, box))(numbers(3))
+        assert outputs is not None
+        assert [event.payload for event in Columns.decoded(outputs.encoded()).events()] == [b"0", b"2"]
+    assert [kept[0] for kept in box.kept] == ["test.0:1"] * 2
+    with pytest.raises(EventFailedError, match=r"test.0:1: the source yielded something that is no event: (its|a key|'utf-8')"):
+        Numbering("test.0", 0).columns([b"0", broken], 0)
+
+
 async def test_all_bad():
     """Nothing comes out, and nothing counts as filtered."""
 
