@@ -53,20 +53,23 @@ class Failures:
         """Whether an event that fails for good is put aside."""
         return self._on_error.action == "dead_letter"
 
-    async def judge(self, event: Event, attempt: int, error: Exception) -> bool:
-        """After try number ``attempt`` (the first is 0) of one event: whether to try again. False: it was put aside.
+    async def judge(self, events: Sequence[Event], attempt: int, error: Exception) -> bool:
+        """After try number ``attempt`` (the first is 0) of one piece of work: whether to try again. False: it was put aside.
 
         Raises:
             EventFailedError: if the instance is to end.
         """
+        what = f"event {events[0].id}" + (f" to {events[-1].id}" if len(events) > 1 else "")
         if not self.puts_aside:
-            await self.pause(f"event {event.id}", attempt, error)
+            await self.pause(what, attempt, error)
             return True
         self.total += 1
         if attempt + 1 < self._on_error.attempts:
-            await self._wait(f"event {event.id}", attempt, error)
+            await self._wait(what, attempt, error)
             return True
-        await self.put_aside(event, f"{type(error).__name__}: {error}", attempt + 1)
+        whose = "its window failed: " if len(events) > 1 else ""
+        for event in events:
+            await self.put_aside(event, f"{whose}{type(error).__name__}: {error}", attempt + 1)
         return False
 
     async def put_aside(self, event: Event, error: str, attempts: int) -> None:
@@ -143,7 +146,7 @@ class EachCall:
                 # ``results`` holds what was returned before: the next one is the event that failed.
                 attempt = attempt + 1 if failed == len(results) else 0
                 failed = len(results)
-                if not await self._failures.judge(events[failed], attempt, failure):
+                if not await self._failures.judge([events[failed]], attempt, failure):
                     results.append(None)
         return results
 
@@ -216,16 +219,17 @@ class EachCall:
 
 
 class BatchCall:
-    """Calls a function with a list of events."""
+    """Calls a function with a list of events; ``whole`` says that these are one piece of work, and fail together."""
 
-    def __init__(self, function: Callable[[Any], Any], failures: Failures, *, blocking: bool) -> None:
+    def __init__(self, function: Callable[[Any], Any], failures: Failures, *, blocking: bool, whole: bool = False) -> None:
         self._function = function
         self._failures = failures
         self._is_async = _is_async(function)
         self._blocking = blocking
+        self._whole = whole
 
     async def __call__(self, events: list[Event]) -> object:
-        """What it returned; nothing for an event that was put aside.
+        """What it returned; nothing for what was put aside.
 
         Raises:
             BatchFailedError: it raised on several events, and failing ones are to be put aside.
@@ -243,15 +247,10 @@ class BatchCall:
             except ComponentFailedError:
                 raise
             except Exception as error:
-                if self._failures.puts_aside:
-                    if len(events) > 1:
-                        raise BatchFailedError from error
-                    if not await self._failures.judge(events[0], attempt, error):
-                        return []
-                    attempt += 1
-                    continue
-                last = f" to {events[-1].id}" if len(events) > 1 else ""
-                await self._failures.pause(f"event {events[0].id}{last}", attempt, error)
+                if self._failures.puts_aside and len(events) > 1 and not self._whole:
+                    raise BatchFailedError from error
+                if not await self._failures.judge(events, attempt, error):
+                    return []
                 attempt += 1
 
 

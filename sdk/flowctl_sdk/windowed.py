@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from flowctl_sdk.author import Processor
-from flowctl_sdk.calls import BatchCall, BatchFailedError, Failures
+from flowctl_sdk.calls import BatchCall, Failures
 from flowctl_sdk.columns import Columns
 from flowctl_sdk.derive import derive
 from flowctl_sdk.faults import EventFailedError
@@ -34,7 +34,7 @@ class WindowTransform:
         self.window = window
         self._suffix = f"/{component}"
         self._failures = failures
-        self._call = BatchCall(processor.process, failures, blocking=processor.blocking)
+        self._call = BatchCall(processor.process, failures, blocking=processor.blocking, whole=True)
         self.put_aside = 0
 
     async def __call__(self, columns: Columns) -> tuple[Columns | None, int]:
@@ -45,14 +45,8 @@ class WindowTransform:
         """
         events = columns.events()
         before = self._failures.put_aside_total
-        try:
-            result = await self._call(events)
-        except BatchFailedError as error:
-            # A window is one piece of work: which event is at fault cannot be found out by calling with fewer.
-            cause = error.__cause__ or error
-            for event in events:
-                await self._failures.put_aside(event, f"its window failed: {type(cause).__name__}: {cause}", 1)
-            result = None
+        # A window is one piece of work: which event is at fault cannot be found out by calling with fewer.
+        result = await self._call(events)
         self.put_aside = self._failures.put_aside_total - before
         if self.put_aside:
             return None, len(events) - self.put_aside
@@ -62,6 +56,11 @@ class WindowTransform:
             outputs, none = derive(last, [results], self._suffix)
         except (TypeError, ValueError) as error:
             what = f"process() returned something that is no event: {error}"
+            if self._failures.puts_aside:
+                for event in events:
+                    await self._failures.put_aside(event, f"its window failed: {what}", 1)
+                self.put_aside = len(events)
+                return None, 0
             raise EventFailedError(f"the window from {events[0].id} to {events[-1].id}: {what}") from error
         return outputs, len(events) - 1 + none
 

@@ -55,6 +55,8 @@ class Transform:
             if not self._failures.puts_aside:
                 place = self._culprit(columns, cast("Sequence[object]", results))
                 raise EventFailedError(f"event {events[place].id}: {what}") from error
+            if not self._batch:
+                return await self._each_derived(columns, events, cast("Sequence[object]", results))
             if len(events) > 1:
                 return await self._one_by_one(columns)
             await self._failures.put_aside(events[0], what, 1)
@@ -66,6 +68,21 @@ class Transform:
         without = 0
         for event in range(len(columns)):
             outputs, none = await self._outputs(columns.select([event]))
+            without += none
+            if outputs is not None:
+                parts.append(outputs)
+        return (Columns.merged(parts) if parts else None), without
+
+    async def _each_derived(self, columns: Columns, events: list[Event], results: Sequence[object]) -> tuple[Columns | None, int]:
+        """The outputs of those events whose results can be used; the others are put aside, and none is called again."""
+        parts: list[Columns] = []
+        without = 0
+        for place, (event, result) in enumerate(zip(events, results, strict=True)):
+            try:
+                outputs, none = derive(columns.select([place]), [result], self._suffix)
+            except (TypeError, ValueError) as error:
+                await self._failures.put_aside(event, f"process() {_what(error)}", 1)
+                outputs, none = None, 1
             without += none
             if outputs is not None:
                 parts.append(outputs)

@@ -14,6 +14,8 @@ from flowctl_sdk.faults import EventFailedError
 from flowctl_sdk.inbox import Inbox
 from flowctl_sdk.production import Numbering
 from flowctl_sdk.redrives import columns_of
+from flowctl_sdk.windowed import WindowTransform
+from flowctl_sdk.windows import Window
 from flowctl_sdk.work import SinkWork, Transform
 
 ASIDE = OnError(action="dead_letter", attempts=3, backoff=Backoff(initial_s=0.0, max_s=0.0))
@@ -122,6 +124,59 @@ async def test_an_event_that_fits_into_no_message_is_no_event(name: str):
     assert [kept[0] for kept in box.kept] == ["test.0:1"] * 2
     with pytest.raises(EventFailedError, match=r"test.0:1: the source yielded something that is no event: (its|a key|'utf-8')"):
         Numbering("test.0", 0).columns([b"0", broken], 0)
+
+
+async def test_one_that_fails_beside_one_that_is_no_event():
+    """Each becomes one letter, and the others are not called again."""
+    called: list[bytes] = []
+
+    def work(event: Event) -> object:
+        called.append(event.payload)
+        if event.payload == b"0":
+            raise ValueError("bad")
+        return {1, 2} if event.payload == b"2" else None if event.payload == b"3" else event.payload
+
+    box = Box()
+    transform = Transform(processor(work), "each", Failures(ASIDE, box))
+    outputs, filtered = await transform(numbers(5))
+    assert outputs is not None
+    assert [event.payload for event in outputs.events()] == [b"1", b"4"]
+    assert [(kept[0], kept[2]) for kept in box.kept] == [("test.0:0", 3), ("test.0:2", 1)]
+    assert (filtered, transform.put_aside) == (1, 2)
+    assert called == [b"0"] * 3 + [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("tries", [2, 3, 9])
+async def test_a_window_has_its_attempts(tries: int):
+    """It is called again with the same events; when the attempts are spent, all of them are put aside."""
+    calls: list[int] = []
+
+    def work(events: list[Event]) -> object:
+        calls.append(len(events))
+        if len(calls) < tries:
+            raise ValueError("bad")
+        return b"sum"
+
+    box = Box()
+    component = processor(window=Window(count=3))(work)
+    transform = WindowTransform(component, Window(count=3), "sums", Failures(ASIDE, box))
+    outputs, filtered = await transform(numbers(3))
+    assert calls == [3] * min(tries, 3)
+    if tries <= 3:
+        assert outputs is not None
+        assert (len(outputs), filtered, transform.put_aside, box.kept) == (1, 2, 0, [])
+    else:
+        assert (outputs, filtered, transform.put_aside) == (None, 0, 3)
+        assert box.kept == [(f"test.0:{n}", "its window failed: ValueError: bad", 3) for n in range(3)]
+
+
+async def test_a_window_that_gives_what_is_no_event():
+    """Its events are put aside at once; trying again would not help."""
+    box = Box()
+    component = processor(window=Window(count=3))(lambda _: {1, 2})
+    transform = WindowTransform(component, Window(count=3), "sums", Failures(ASIDE, box))
+    assert await transform(numbers(3)) == (None, 0)
+    assert (transform.put_aside, [kept[2] for kept in box.kept]) == (3, [1, 1, 1])
 
 
 async def test_all_bad():
