@@ -227,6 +227,8 @@ class BatchCall:
         self._is_async = _is_async(function)
         self._blocking = blocking
         self._whole = whole
+        self._kept_ns = 0
+        self._warned = False
 
     async def __call__(self, events: list[Event]) -> object:
         """What it returned; nothing for what was put aside.
@@ -241,7 +243,7 @@ class BatchCall:
             try:
                 if self._is_async:
                     return await self._function(events)
-                result = await asyncio.to_thread(self._function, events) if self._blocking else self._function(events)
+                result = await asyncio.to_thread(self._function, events) if self._blocking else await self._call(events)
                 # A ``def`` may be async underneath.
                 return await result if inspect.isawaitable(result) else result
             except ComponentFailedError:
@@ -252,6 +254,24 @@ class BatchCall:
                 if not await self._failures.judge(events, attempt, error):
                     return []
                 attempt += 1
+
+    async def _call(self, events: list[Event]) -> object:
+        """Call on the loop, and let others have it once calls have kept it for long enough."""
+        started = time.monotonic_ns()
+        result = self._function(events)
+        elapsed = time.monotonic_ns() - started
+        if elapsed > SLOW_NS and not self._warned:
+            self._warned = True
+            _log.warning(
+                "one call with %d events took %.1f s and held up everything else: declare it with blocking=True",
+                len(events),
+                elapsed / 1e9,
+            )
+        self._kept_ns += elapsed
+        if self._kept_ns > SLICE_NS:
+            self._kept_ns = 0
+            await asyncio.sleep(0)
+        return result
 
 
 def _is_async(function: Callable[[Any], Any]) -> bool:

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from flowctl.spec.model import Backoff, OnError
-from flowctl_sdk import Event, processor, sink
+from flowctl_sdk import Event, calls, processor, sink
 from flowctl_sdk.testing import consume, process
 
 
@@ -58,3 +59,36 @@ async def test_what_is_async_behind_a_def_is_awaited(batch: bool, blocking: bool
     await consume(component, payloads, on_error=OnError(action="retry", attempts=2, backoff=Backoff(initial_s=0.0, max_s=0.0)))
     assert stored == [payload for payload in payloads if batch or payload != b"3"]
     assert not failures
+
+
+async def test_the_loop_goes_on_between_batches(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """A ``def`` that takes batches has the loop for some milliseconds, and not until all that has arrived is done.
+
+    One that keeps it for long is named in the log, once.
+    """
+    monkeypatch.setattr(calls, "SLOW_NS", 150_000_000)
+    turns = done = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def slow(events: list[Event]) -> None:
+        nonlocal done
+        time.sleep(0.002 if done < 12 else 0.2)
+        done += len(events)
+
+    call = calls.BatchCall(slow, calls.Failures(OnError()), blocking=False)
+    counting = asyncio.create_task(count_turns())
+    for _ in range(12):
+        await call([Event(b"x")])
+    assert turns >= 2
+    assert "held up everything else" not in caplog.text
+    before = turns
+    for _ in range(2):
+        await call([Event(b"x")] * 2)
+    assert turns >= before + 2
+    counting.cancel()
+    assert caplog.text.count("one call with 2 events took") == 1
