@@ -4,11 +4,10 @@ One that fails to is killed: what it would still print could not be told from th
 """
 
 import asyncio
-import contextlib
 import logging
 import os
-from asyncio import StreamReader, StreamWriter
-from asyncio.subprocess import PIPE, Process
+import subprocess
+from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -20,6 +19,7 @@ _READ_BYTES: Final = 1 << 18
 _LINE_BYTES: Final = 1 << 16
 _LAST_WORDS: Final = 5
 _CLOSE_S: Final = 5.0
+_LOOK_S: Final = 0.01
 _LAST_WORDS_S: Final = 1.0
 """How long to wait for what the program said before its end; what it left running may keep the pipes open for ever."""
 
@@ -28,7 +28,11 @@ class Program:
     """A running program; make one with ``start``. ``spent`` says that it was killed and has to be closed."""
 
     def __init__(
-        self, name: str, log: logging.Logger, process: Process, pipes: tuple[StreamWriter, StreamReader, StreamReader]
+        self,
+        name: str,
+        log: logging.Logger,
+        process: "subprocess.Popen[bytes]",
+        pipes: tuple[StreamWriter, StreamReader, StreamReader],
     ) -> None:
         self.name = name
         self._log = log
@@ -48,16 +52,30 @@ class Program:
     async def start(command: Sequence[str], env: Mapping[str, str], log: logging.Logger) -> "Program":
         """Start it, with ``env`` added to our environment.
 
+        Not with the event loop's own means: uvloop forks, and a fork of a process with gRPC's threads may stop for ever on a lock
+        that one of them held, and the loop with it. ``subprocess`` uses vfork, which runs nothing of ours in the child.
+
         Raises:
             OSError: if it cannot be started.
             ValueError: if the command or the environment has a NUL in it.
         """
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **env}, limit=_READ_BYTES
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns when the program begins, milliseconds later
+            [*command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, **env},
         )
-        if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise OSError("no pipes")
-        return Program(command[0], log, process, (process.stdin, process.stdout, process.stderr))
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.connect_write_pipe(lambda: StreamReaderProtocol(StreamReader()), process.stdin)
+        stdin = StreamWriter(transport, protocol, None, loop)
+        readers: list[StreamReader] = []
+        for pipe in (process.stdout, process.stderr):
+            reader = StreamReader(limit=_READ_BYTES)
+            await loop.connect_read_pipe(lambda reader=reader: StreamReaderProtocol(reader), pipe)
+            readers.append(reader)
+        return Program(command[0], log, process, (stdin, readers[0], readers[1]))
 
     async def ask(self, questions: Sequence[bytes], timeout_s: float) -> list[bytes]:
         """The answers to these lines, without their line breaks, one each.
@@ -88,22 +106,28 @@ class Program:
     def kill(self) -> None:
         """Have done with it: its answers cannot be trusted any more."""
         self.spent = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._process.kill()
 
     async def close(self) -> None:
         """Close its standard input and wait for its end; kill it if that does not come."""
         self._stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), _CLOSE_S)
+            await self._end(_CLOSE_S)
         except TimeoutError:
             self._log.warning("%s does not end when its input does; killing it", self.name)
             self._process.kill()
-            await self._process.wait()
+            await self._end()
         await asyncio.wait((self._listener, self._reader), timeout=_LAST_WORDS_S)
         for task in (self._listener, self._reader):
             task.cancel()
         await asyncio.gather(self._listener, self._reader, return_exceptions=True)
+
+    async def _end(self, timeout_s: float | None = None) -> int:
+        """The exit code, negative for a signal, once the program has ended. Raises ``TimeoutError``."""
+        async with asyncio.timeout(timeout_s):
+            while (code := self._process.poll()) is None:  # noqa: ASYNC110 - nothing tells without a thread or a fork
+                await asyncio.sleep(_LOOK_S)
+        return code
 
     async def _write(self, text: bytes) -> None:
         try:
@@ -145,7 +169,7 @@ class Program:
     async def _death(self) -> ComponentFailedError:
         """The error for a program that closed its output too early."""
         try:
-            code = await asyncio.wait_for(self._process.wait(), _CLOSE_S)
+            code = await self._end(_CLOSE_S)
             await asyncio.wait([self._listener], timeout=_CLOSE_S)
         except TimeoutError:
             return ComponentFailedError(f"{self.name!r} closed its standard output and goes on running")

@@ -1,15 +1,19 @@
 """exec: any program as a processor, with its answers in order, and its death told with its last words."""
 
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from flowctl.errors import ComponentError, InvalidSettingError
 from flowctl.ids import InstanceId
 from flowctl.spec.model import Backoff, OnError
 from flowctl_components.exec import Exec
+from flowctl_components.program import Program
 from flowctl_sdk import Context, Event
 from flowctl_sdk.calls import Failures
 from flowctl_sdk.columns import Columns
@@ -176,3 +180,27 @@ async def test_bad_configurations(config: dict[str, Any], sentence: str):
     """Each is refused when the component opens."""
     with pytest.raises(InvalidSettingError, match=sentence):
         await process(Exec, ["1"], config=config)
+
+
+FORKS: list[int] = []
+
+
+def test_the_program_is_started_without_a_fork():
+    """On the loop that components have: a fork beside gRPC's threads may stop for ever, and the component with it."""
+    if not FORKS:
+        os.register_at_fork(before=lambda: FORKS.append(1))
+        FORKS.append(0)
+
+    async def answer() -> list[bytes]:
+        program = await Program.start(["cat"], {}, logging.getLogger("test"))
+        try:
+            return await program.ask([b"a", b"b"], 5)
+        finally:
+            await program.close()
+
+    loop = uvloop.new_event_loop()
+    try:
+        assert loop.run_until_complete(answer()) == [b"a", b"b"]
+    finally:
+        loop.close()
+    assert FORKS == [0]

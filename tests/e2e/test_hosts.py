@@ -17,6 +17,7 @@ from support.pipelines import component, numbers_in, pipeline, rows
 pytestmark = pytest.mark.timeout(180)
 
 COUNT = 40_000
+ENDLESS = 100_000_000
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def second_host(flowctl: Flowctl, tmp_path: Path, *words: str) -> "subprocess.Po
     return agent
 
 
-def spread(tmp_path: Path, *, factor: int = 2) -> str:
+def spread(tmp_path: Path, *, factor: int = 2, count: int = COUNT) -> str:
     """A source, two doublers and a sink; slow enough that they are moved under way."""
     return pipeline(
         "orders",
-        sources=[component("numbers", "count", config={"count": COUNT, "rate": 2000})],
+        sources=[component("numbers", "count", config={"count": count, "rate": 2000})],
         processors=[component("double", "double", "numbers", replicas=2, partition_by="payload.n", config={"factor": factor})],
         sinks=[component("keep", "keep", "double", config={"path": str(tmp_path / "out.jsonl")})],
     )
@@ -117,11 +118,11 @@ def test_what_no_host_matches_waits_and_says_for_what(flowctl: Flowctl, tmp_path
 
 def test_a_planned_change_is_shown_bound_rolled_out_and_rolled_back(flowctl: Flowctl, tmp_path: Path):
     """`--plan` writes nothing; a plan that is out of date is refused; `rollback` brings the earlier program back."""
-    file = flowctl.write("orders.yaml", spread(tmp_path))
+    file = flowctl.write("orders.yaml", spread(tmp_path, count=ENDLESS))
     plan = flowctl.json("up", str(file), "--plan")
     assert [step["action"] for step in plan["steps"]] == ["start"] * 4
     flowctl.run("up", "--detach", "--wait", str(file))
-    flowctl.write("orders.yaml", spread(tmp_path, factor=3))
+    flowctl.write("orders.yaml", spread(tmp_path, factor=3, count=ENDLESS))
     shown = flowctl.run("up", str(file), "--plan").stdout
     assert "2 to replace, 2 to leave alone" in shown
     assert "when those replaced before it are healthy; changed: config.factor" in shown
@@ -149,9 +150,9 @@ def test_a_planned_change_is_shown_bound_rolled_out_and_rolled_back(flowctl: Flo
 
 def test_on_a_terminal_a_change_is_asked_about(flowctl: Flowctl, tmp_path: Path):
     """No leaves everything as it is, and exits with 1."""
-    file = flowctl.write("orders.yaml", spread(tmp_path))
+    file = flowctl.write("orders.yaml", spread(tmp_path, count=ENDLESS))
     flowctl.run("up", "--detach", "--wait", str(file))
-    flowctl.write("orders.yaml", spread(tmp_path, factor=3))
+    flowctl.write("orders.yaml", spread(tmp_path, factor=3, count=ENDLESS))
     leader, follower = pty.openpty()
     asked = subprocess.Popen(
         [*COMMAND, "up", "--detach", str(file)],
