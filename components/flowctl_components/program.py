@@ -33,11 +33,13 @@ class Program:
         log: logging.Logger,
         process: "subprocess.Popen[bytes]",
         pipes: tuple[StreamWriter, StreamReader, StreamReader],
+        ends: Sequence[asyncio.BaseTransport],
     ) -> None:
         self.name = name
         self._log = log
         self._process = process
         self._stdin, self._stdout, self._stderr = pipes
+        self._ends = ends
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._answered: list[bytes] = []
         self._unasked = b""
@@ -71,11 +73,13 @@ class Program:
         transport, protocol = await loop.connect_write_pipe(lambda: StreamReaderProtocol(StreamReader()), process.stdin)
         stdin = StreamWriter(transport, protocol, None, loop)
         readers: list[StreamReader] = []
+        ends: list[asyncio.BaseTransport] = []
         for pipe in (process.stdout, process.stderr):
             reader = StreamReader(limit=_READ_BYTES)
-            await loop.connect_read_pipe(lambda reader=reader: StreamReaderProtocol(reader), pipe)
+            end, _ = await loop.connect_read_pipe(lambda reader=reader: StreamReaderProtocol(reader), pipe)
             readers.append(reader)
-        return Program(command[0], log, process, (stdin, readers[0], readers[1]))
+            ends.append(end)
+        return Program(command[0], log, process, (stdin, readers[0], readers[1]), ends)
 
     async def ask(self, questions: Sequence[bytes], timeout_s: float) -> list[bytes]:
         """The answers to these lines, without their line breaks, one each.
@@ -121,6 +125,8 @@ class Program:
         for task in (self._listener, self._reader):
             task.cancel()
         await asyncio.gather(self._listener, self._reader, return_exceptions=True)
+        for end in self._ends:
+            end.close()
 
     async def _end(self, timeout_s: float | None = None) -> int:
         """The exit code, negative for a signal, once the program has ended. Raises ``TimeoutError``."""
