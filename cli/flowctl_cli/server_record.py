@@ -177,35 +177,32 @@ def _opened(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def writing(state_dir: Path) -> Generator[None]:
+def _refusable(state_dir: Path, done: str, way_out: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidSettingError(
+            f"the state directory {state_dir} cannot be {done}: {error.strerror}",
+            hint=f"{way_out}, or name another with --state-dir",
+        ) from error
+
+
+def writing(state_dir: Path) -> contextlib.AbstractContextManager[None]:
     """What the block writes there.
 
     Raises:
         InvalidSettingError: the system refuses it.
     """
-    try:
-        yield
-    except OSError as error:
-        raise InvalidSettingError(
-            f"the state directory {state_dir} cannot be written: {error.strerror}",
-            hint="make room there, set its permissions, or name another with --state-dir",
-        ) from error
+    return _refusable(state_dir, "written", "make room there, set its permissions")
 
 
-@contextlib.contextmanager
-def reading(state_dir: Path) -> Generator[None]:
+def reading(state_dir: Path) -> contextlib.AbstractContextManager[None]:
     """What the block looks at there.
 
     Raises:
         InvalidSettingError: the system refuses it.
     """
-    try:
-        yield
-    except OSError as error:
-        raise InvalidSettingError(
-            f"the state directory {state_dir} cannot be read: {error.strerror}",
-            hint="set its permissions, or name another with --state-dir",
-        ) from error
+    return _refusable(state_dir, "read", "set its permissions")
 
 
 def _lock_file(state_dir: Path) -> Path:

@@ -33,13 +33,13 @@ class Program:
         log: logging.Logger,
         process: "subprocess.Popen[bytes]",
         pipes: tuple[StreamWriter, StreamReader, StreamReader],
-        ends: Sequence[asyncio.BaseTransport],
+        outputs: Sequence[asyncio.BaseTransport],
     ) -> None:
         self.name = name
         self._log = log
         self._process = process
         self._stdin, self._stdout, self._stderr = pipes
-        self._ends = ends
+        self._outputs = outputs
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._answered: list[bytes] = []
         self._unasked = b""
@@ -73,13 +73,13 @@ class Program:
         transport, protocol = await loop.connect_write_pipe(lambda: StreamReaderProtocol(StreamReader()), process.stdin)
         stdin = StreamWriter(transport, protocol, None, loop)
         readers: list[StreamReader] = []
-        ends: list[asyncio.BaseTransport] = []
+        outputs: list[asyncio.BaseTransport] = []
         for pipe in (process.stdout, process.stderr):
             reader = StreamReader(limit=_READ_BYTES)
-            end, _ = await loop.connect_read_pipe(lambda reader=reader: StreamReaderProtocol(reader), pipe)
+            output, _ = await loop.connect_read_pipe(lambda reader=reader: StreamReaderProtocol(reader), pipe)
             readers.append(reader)
-            ends.append(end)
-        return Program(command[0], log, process, (stdin, readers[0], readers[1]), ends)
+            outputs.append(output)
+        return Program(command[0], log, process, (stdin, readers[0], readers[1]), outputs)
 
     async def ask(self, questions: Sequence[bytes], timeout_s: float) -> list[bytes]:
         """The answers to these lines, without their line breaks, one each.
@@ -116,19 +116,19 @@ class Program:
         """Close its standard input and wait for its end; kill it if that does not come."""
         self._stdin.close()
         try:
-            await self._end(_CLOSE_S)
+            await self._exit_code(_CLOSE_S)
         except TimeoutError:
             self._log.warning("%s does not end when its input does; killing it", self.name)
             self._process.kill()
-            await self._end()
+            await self._exit_code()
         await asyncio.wait((self._listener, self._reader), timeout=_LAST_WORDS_S)
         for task in (self._listener, self._reader):
             task.cancel()
         await asyncio.gather(self._listener, self._reader, return_exceptions=True)
-        for end in self._ends:
-            end.close()
+        for output in self._outputs:
+            output.close()
 
-    async def _end(self, timeout_s: float | None = None) -> int:
+    async def _exit_code(self, timeout_s: float | None = None) -> int:
         """The exit code, negative for a signal, once the program has ended. Raises ``TimeoutError``."""
         async with asyncio.timeout(timeout_s):
             while (code := self._process.poll()) is None:  # noqa: ASYNC110 - nothing tells without a thread or a fork
@@ -175,7 +175,7 @@ class Program:
     async def _death(self) -> ComponentFailedError:
         """The error for a program that closed its output too early."""
         try:
-            code = await self._end(_CLOSE_S)
+            code = await self._exit_code(_CLOSE_S)
             await asyncio.wait([self._listener], timeout=_CLOSE_S)
         except TimeoutError:
             return ComponentFailedError(f"{self.name!r} closed its standard output and goes on running")
