@@ -50,10 +50,12 @@ async def findings(session: Session, *, timeout_s: float) -> AsyncIterator[Findi
         yield finding
     try:
         url = plane.nats_url(session)
-    except InvalidSettingError:
-        return  # what was found about the state directory says it
-    if not session.nats:
-        yield _server(session)
+        server = None if session.nats else _server(session)
+    except InvalidSettingError as error:
+        yield Finding(check="server", level="wrong", detail=error.message, hint=error.hint)
+        return
+    if server is not None:
+        yield server
     if not url:
         yield _port()
         return

@@ -3,12 +3,11 @@
 import asyncio
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from flowctl import api, paths
+from flowctl import api
 from flowctl.api import PreviewView, Step
 from flowctl.errors import ControlPlaneUnreachableError
 from flowctl.journal.store import Store
@@ -92,7 +91,7 @@ def _about(step: Step) -> str:
 
 async def _preview(session: Session, request: api.Submit, *, timeout_s: float) -> tuple[PreviewView, bool]:
     """The plan, and whether it is an orchestrator's that runs."""
-    if not plane.nats_url(session) and not (Path(paths.nats_dir(session.state_dir)) / "jetstream").is_dir():
+    if not plane.nats_url(session) and not plane.has_store(session):
         return await _worked_out(None, request), False
     async with plane.opened(session, timeout_s=timeout_s, offline=True) as control:
         try:

@@ -23,6 +23,8 @@ from flowctl.errors import DeadlineError, InvalidSettingError, RefusedError
 POLL_S: Final = 0.02
 LOCK_PATIENCE_S: Final = 0.3
 
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
+
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How a running server is reached.
@@ -72,11 +74,16 @@ class ServerLock:
 
 
 def lock_holder(state_dir: Path) -> int | None:
-    """The pid of the server that runs or starts for the state directory, or None."""
-    try:
-        fd = os.open(_lock_file(state_dir), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
+    """The pid of the server that runs or starts for the state directory, or None.
+
+    Raises:
+        InvalidSettingError: the directory cannot be read.
+    """
+    with reading(state_dir):
+        try:
+            fd = os.open(_lock_file(state_dir), os.O_RDONLY | os.O_CLOEXEC)
+        except _ABSENT:
+            return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -108,11 +115,16 @@ def remove_record(state_dir: Path) -> None:
 
 
 def read_record(state_dir: Path) -> ServerRecord | None:
-    """How the server of the state directory is reached; None if none runs, or it is not ready yet."""
-    try:
-        record = msgspec.json.decode(paths.server_file(state_dir).read_bytes(), type=ServerRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    """How the server of the state directory is reached; None if none runs, or it is not ready yet.
+
+    Raises:
+        InvalidSettingError: the directory cannot be read.
+    """
+    with reading(state_dir):
+        try:
+            record = msgspec.json.decode(paths.server_file(state_dir).read_bytes(), type=ServerRecord)
+        except (*_ABSENT, msgspec.DecodeError, UnicodeDecodeError):
+            return None
     return record if process_started(record.pid) == record.started else None
 
 

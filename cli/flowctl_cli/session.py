@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
 import os
 import stat
 import sys
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 import typer
 
-from flowctl.errors import EXIT_DONE, InvalidSettingError
+from flowctl.errors import EXIT_DONE, InvalidSettingError, UserError
 from flowctl.paths import default_state_dir
 from flowctl_cli import server_record
 
@@ -203,6 +204,7 @@ def _with_session(function: Callable[..., None], *, pass_context: bool = False) 
     ) -> None:
         session = merge(ctx, nats=nats, state_dir=state_dir, log_level=log_level, context=context)
         setup_logging(session)
+        _check_spans(ctx, options)
         before = (session, ctx) if pass_context else (session,)
         try:
             function(*before, **options)
@@ -226,6 +228,14 @@ def _with_session(function: Callable[..., None], *, pass_context: bool = False) 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
+
+
+def _check_spans(ctx: typer.Context, options: dict[str, Any]) -> None:
+    """Refuse what is no length of time: NaN lies between all bounds."""
+    for parameter in ctx.command.params:
+        value = options.get(parameter.name or "")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{parameter.opts[0]} {value}: that is no length of time", hint="for example 2.5")
 
 
 def setup_logging(session: Session) -> None:

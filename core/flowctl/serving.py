@@ -29,7 +29,6 @@ from flowctl.telemetry.logs import setup_logging
 from flowctl.telemetry.web import WebServer
 
 CONNECT_RETRY_S: Final = 0.5
-STALE_ANSWERS: Final = 20
 STOP_TIMEOUT_S: Final = 30.0
 
 log = logging.getLogger("flowctl.serving")
@@ -104,31 +103,27 @@ async def connect(settings: Settings) -> JetStreamStore:
         try:
             if not url:
                 raise JournalUnavailableError("no NATS server is named, and none is embedded in the state directory yet")
-            store = await JetStreamStore.connect(
-                url,
-                name=f"flowctl-{settings.name}",
-                monitor_url=monitor_url or None,
-                assume_synced=settings.nats_assume_synced,
-            )
+            return await _connect_to(url, monitor_url, settings)
         except JournalUnavailableError as error:
             if not said:
                 log.warning("waiting for the journal: %s", error)
             said = True
             await asyncio.sleep(CONNECT_RETRY_S)
-        else:
-            try:
-                file = SeenFile(settings.state_dir, _server_key(settings, store.connection.shown))
-                seen, last = file.read(), store.seen_sequence
-                for _ in range(STALE_ANSWERS):  # a leader that is being deposed may answer with what it had
-                    if seen is None or last >= seen.seq:
-                        break
-                    await asyncio.sleep(CONNECT_RETRY_S)
-                    last = await store.journal.last_sequence()
-                file.check_end(store.journal.created, last)
-            except BaseException:
-                await store.close()
-                raise
-            return store
+
+
+async def _connect_to(url: str, monitor_url: str, settings: Settings) -> JetStreamStore:
+    store = await JetStreamStore.connect(
+        url, name=f"flowctl-{settings.name}", monitor_url=monitor_url or None, assume_synced=settings.nats_assume_synced
+    )
+    try:
+        file = SeenFile(settings.state_dir, _server_key(settings, store.connection.shown))
+        seen = file.read()
+        last = await store.end_beyond(seen.seq if seen is not None else 0)
+        file.check_end(store.journal.created, last)
+    except BaseException:
+        await store.close()
+        raise
+    return store
 
 
 def _where(settings: Settings) -> tuple[str, str]:

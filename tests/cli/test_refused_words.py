@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,10 +80,23 @@ def test_a_state_directory_that_may_not_be_read(tmp_path: Path, closed: Path):
     """Named, with the system's reason; also if only what is in it may not be read. doctor goes on to its other findings."""
     flowctl = Flowctl(tmp_path)
     for state_dir in (closed / "state", closed):
-        for words in (["status"], ["history"], ["down", "orders"]):
+        for words in (["status"], ["history"], ["down", "orders"], ["server", "status"], ["server", "stop"]):
             said = refused(flowctl, state_dir, *words)
             assert f"the state directory {state_dir} cannot be read: Permission denied" in said
     assert f"{closed} cannot be written" in refused(flowctl, closed, "doctor", expect=1)
+
+
+@pytest.mark.parametrize("file", ["server.json", "server.lock"])
+def test_a_server_of_somebody_else(tmp_path: Path, file: str):
+    """Who may look into the directory and not into what a server left there is not told that none runs."""
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    (state_dir / file).write_text("{}")
+    (state_dir / file).chmod(0)
+    flowctl = Flowctl(tmp_path)
+    said = refused(flowctl, state_dir, "server", "stop")
+    assert f"the state directory {state_dir} cannot be read: Permission denied" in said
+    assert "cannot be read: Permission denied" in refused(flowctl, state_dir, "doctor", expect=1)
 
 
 def test_an_export_to_where_nobody_may_look(tmp_path: Path, closed: Path):
@@ -111,6 +125,19 @@ async def test_the_longest_name_is_good(tmp_path: Path, control: FakePlane):
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
+async def test_an_export_for_which_there_is_no_room(tmp_path: Path, control: FakePlane, capsys: pytest.CaptureFixture[str]):
+    """Nothing is left of it."""
+    await control.store.journal.append([stop()], actor="test")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        assert await asyncio.to_thread(run, ["journal", "export", str(tmp_path / "a.zip")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{tmp_path}: it cannot be written: File too large" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("verb", ["test", "dead-letters", "redrive", "forget"])
 @pytest.mark.parametrize("route", ["my.route", "my route", "Alerts", "*", ">"])
 def test_what_cannot_be_a_routes_name(control: FakePlane, verb: str, route: str, capsys: pytest.CaptureFixture[str]):
@@ -127,11 +154,23 @@ def test_a_route_to_forget_has_a_name(control: FakePlane):
 
 
 @pytest.mark.usefixtures("control")
-@pytest.mark.parametrize("tolerance", ["inf", "nan", "-inf"])
-def test_a_tolerance_is_a_length_of_time(tolerance: str, capsys: pytest.CaptureFixture[str]):
-    """With an endless one everything would be the same."""
-    assert run(["replay", f"--tolerance={tolerance}"]) == 2
-    assert "tolerance" in capsys.readouterr().err
+@pytest.mark.parametrize("span", ["inf", "nan", "-inf"])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["replay"], "--tolerance"),
+        (["status"], "--timeout"),
+        (["status", "--watch"], "--every"),
+        (["watch"], "--exec-timeout"),
+        (["down", "orders"], "--timeout"),
+        (["server", "stop"], "--timeout"),
+        (["notify", "test"], "--timeout"),
+    ],
+)
+def test_a_length_of_time_has_an_end(words: list[str], option: str, span: str, capsys: pytest.CaptureFixture[str]):
+    """NaN lies between all bounds; with an endless tolerance everything would be the same."""
+    assert run([*words, f"{option}={span}"]) == 2
+    assert option in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("at", ["900000 days ago", "9" * 400 + " days ago", "9" * 400 + "s", "400000 days ago"])

@@ -51,21 +51,25 @@ def settled(cluster: Cluster, load: Load, *, timeout_s: float = 60.0) -> Settled
             break
         if now > timeout_s:
             logs = "\n".join(f"--- {part}\n{part.log()}" for part in cluster.parts.values())
-            raise AssertionError(f"after {now:.0f} s {load.name} is {wrong.status}: {'; '.join(wrong.statements)}\n{logs}")
+            said = "; ".join((*wrong.statements, *wrong.ill))
+            raise AssertionError(f"after {now:.0f} s {load.name} is {wrong.status}: {said}\n{logs}")
         time.sleep(0.1)
     load.flows()
     return Settled(round(now if right_s is None else right_s, 1), round(time.monotonic() - begun, 1), last)
 
 
 class _Wrong(msgspec.Struct, frozen=True):
+    """A pipeline's status, what is said and is not so, and the instances that are rightly said not to be well."""
+
     status: str
     statements: list[str]
+    ill: list[str]
 
 
 def _wrong(cluster: Cluster, pipeline: str) -> _Wrong:
     view = asyncio.run(_status(cluster))
     if view is None:
-        return _Wrong("unknown", ["nobody answers"])
+        return _Wrong("unknown", ["nobody answers"], [])
     said = {host.name: host.status for host in view.hosts}
     statements = [
         f"{place.name} is said to be {said.get(place.name, 'unknown')}"
@@ -80,7 +84,10 @@ def _wrong(cluster: Cluster, pipeline: str) -> _Wrong:
         for name in sorted(healthy.keys() | lives.keys())
         if healthy.get(name) != lives.get(name)
     ]
-    return _Wrong(found.status, statements)
+    ill = [
+        f"{each.instance} is {each.status} on {each.host}: {each.reason}" for each in found.instances if each.status != "healthy"
+    ]
+    return _Wrong(found.status, statements, ill)
 
 
 async def _status(cluster: Cluster) -> StatusView | None:

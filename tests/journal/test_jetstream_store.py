@@ -238,18 +238,6 @@ async def test_an_error_that_the_server_reports_does_not_end_the_connection(serv
 # --- noticing --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_journal_that_ends_before_what_was_seen_is_refused(server: EmbeddedNats):
-    """The caller remembers the last sequence; a shorter journal is an alarm."""
-    store = await connect(server)
-    await store.journal.append([stop("a"), stop("b")], actor="test")
-    assert store.seen_sequence == 2
-    await store.close()
-    again = await connect(server, seen_sequence=2)
-    await again.close()
-    with pytest.raises(JournalCorruptError, match="ends at 2, and entry 3 was seen"):
-        await connect(server, seen_sequence=3)
-
-
 async def test_a_recreated_stream_is_noticed_by_readers_and_writers(server: EmbeddedNats, raw: Connection):
     """Somebody deleted the journal and another one took its place: nobody reads or writes on as if nothing had happened."""
     reader, writer = await connect(server), await connect(server)

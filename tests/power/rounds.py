@@ -128,7 +128,7 @@ async def _start(disk: Disk, *, lazy: bool) -> CutNats:
     return server
 
 
-async def _connect(server: EmbeddedNats, *, lazy: bool, seen: int = 0) -> JetStreamStore:
+async def _connect(server: EmbeddedNats, *, lazy: bool) -> JetStreamStore:
     """As a service connects: it demands the proof of the fsync setting, unless this is the control."""
     return await JetStreamStore.connect(
         server.url,
@@ -136,7 +136,6 @@ async def _connect(server: EmbeddedNats, *, lazy: bool, seen: int = 0) -> JetStr
         monitor_url=None if lazy else server.monitor_url,
         assume_synced=lazy,
         request_timeout_s=2.0,
-        seen_sequence=seen,
     )
 
 
@@ -169,7 +168,12 @@ async def _look(server: EmbeddedNats, ledger: Ledger, *, lazy: bool) -> tuple[Ma
     """What is there after the restart: entries, letters, whether the client would refuse this journal, and what is wrong else."""
     noticed, problem = False, ""
     try:
-        await (await _connect(server, lazy=lazy, seen=max(ledger.entries, default=0))).close()
+        store = await _connect(server, lazy=lazy)
+        try:
+            seen = max(ledger.entries, default=0)
+            noticed = await store.end_beyond(seen) < seen
+        finally:
+            await store.close()
     except (JournalCorruptError, JournalMisconfiguredError):
         noticed = True
     entries: dict[int, str] = {}

@@ -28,7 +28,6 @@ async def connect(
     name: str = "test",
     clock: Clock | None = None,
     request_timeout_s: float = 5.0,
-    seen_sequence: int = 0,
     importing: bool = False,
 ) -> JetStreamStore:
     """A store on a server; the caller closes it."""
@@ -38,7 +37,6 @@ async def connect(
         clock=clock,
         monitor_url=server.monitor_url,
         request_timeout_s=request_timeout_s,
-        seen_sequence=seen_sequence,
         importing=importing,
     )
 

@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator
-from io import BufferedWriter
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +55,9 @@ def export(
 
     Works without a running server too. A file from the first entry on can be imported; any can be verified and replayed.
     """
-    if _is_there(file):
+    with _writing(file):
+        exists = file.exists()
+    if exists:
         raise UserError("it exists already", place=str(file), hint="name another file")
     manifest = run(_export(session, file, from_, to, heartbeats=heartbeats, timeout_s=timeout))
     if json:
@@ -84,31 +85,31 @@ async def _export(
         if after >= upto:
             raise UserError(f"there are no entries from {after + 1} to {upto}")
         unfinished = file.with_name(f".flowctl-export-{os.getpid()}")
-        out = _created(unfinished)
+        with _writing(file):
+            out = unfinished.open("xb")
         try:
-            with out:
+            with _writing(file), out:
                 manifest = await export_journal(store, out, after=after, upto=upto, heartbeats=heartbeats, progress=progress)
                 out.flush()
                 os.fsync(out.fileno())
-            unfinished.rename(file)
+                unfinished.rename(file)
         finally:
             progress.clear()
             unfinished.unlink(missing_ok=True)
     return manifest
 
 
-def _is_there(file: Path) -> bool:
-    try:
-        return file.exists()
-    except OSError as error:
-        raise UserError(f"it cannot be written: {error.strerror}", place=str(file.parent)) from error
+@contextlib.contextmanager
+def _writing(file: Path) -> Generator[None]:
+    """What the block does to the file, or beside it.
 
-
-def _created(path: Path) -> BufferedWriter:
+    Raises:
+        UserError: the system refuses it.
+    """
     try:
-        return path.open("xb")
+        yield
     except OSError as error:
-        raise UserError(f"it cannot be written: {error.strerror}", place=str(path.parent)) from error
+        raise UserError(f"it cannot be written: {error.strerror or error}", place=str(file.parent)) from error
 
 
 @command(

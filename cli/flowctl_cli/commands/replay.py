@@ -1,6 +1,5 @@
 """``flowctl replay``."""
 
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -68,8 +67,6 @@ def replay(
     that is the journal's. Exits with 0 if all of them are the same and with 1 if not. With --set it says what would have been
     decided otherwise. Reads only; the default settings are those that are set for this command.
     """
-    if not math.isfinite(tolerance):
-        raise UserError(f"--tolerance {tolerance}: that is no length of time", hint="for example 2.5")
     changed = _changed(set_ or [])
     values: dict[str, Any] = dict(changed)
     settings = load_settings(HealthSettings, **values)

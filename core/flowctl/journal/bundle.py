@@ -12,6 +12,7 @@ Reads and writes the file objects that it is given and nothing else. Every line 
 seals and an anchor kept elsewhere show (``flowctl verify``).
 """
 
+import contextlib
 import hashlib
 import zipfile
 import zlib
@@ -96,6 +97,10 @@ class _Chunk:
         self._size += len(data)
         self.lines += lines
 
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):  # what kept it from being written keeps its end from it too
+            self._file.close()
+
     def close(self, last: int, digest: str = "") -> Member:
         self._file.close()
         return Member(self._name, self._part, self._sha.hexdigest(), self._size, self.lines, self._first, last, digest)
@@ -104,7 +109,8 @@ class _Chunk:
 class BundleWriter:
     """Writes one file: entries in order, then heartbeats, then ``close``; a file that was not closed is none.
 
-    ``before`` is the journal's digest before the first entry. The file object needs no ``seek``.
+    ``before`` is the journal's digest before the first entry. The file object needs no ``seek``. Leaving its block without
+    ``close`` abandons the file.
     """
 
     def __init__(
@@ -122,6 +128,14 @@ class BundleWriter:
         self._last_beat = 0
         self._entries = self._beats = 0
         self._snapshot: tuple[int, str] = (0, "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._chunk is not None:
+            self._chunk.abandon()
+        self._archive.fp = None  # else the archive writes its end whenever it is freed, to a file that is closed by then
 
     def add(self, record: Record) -> None:
         """Write the next entry.

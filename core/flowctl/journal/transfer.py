@@ -51,25 +51,25 @@ async def export_journal(
         async for record in journal.records(upto=after):
             digest = seals.advance(digest, _hash(record), record.time_ns)
             _tell(progress, "reading what comes before", record.seq, after)
-    writer = BundleWriter(file, before=digest, made_by=f"flowctl {__version__}")
-    first: Record | None = None
-    seq, last_ns = after, 0
-    async for record in journal.records(after=after, upto=upto):
-        if record.seq != seq + 1:
-            break
-        writer.add(record)
-        first = first or record
-        seq, last_ns = record.seq, record.time_ns
-        _tell(progress, "exporting", seq - after, upto - after)
-    if seq != upto:
-        raise JournalCorruptError(f"the journal has no entry {seq + 1}", hint="`flowctl verify` says what is wrong with it")
-    if heartbeats and first is not None:
-        whole = upto == await journal.last_sequence()
-        async for stored in store.heartbeats.read(since_ns=first.time_ns):
-            if whole or stored.time_ns <= last_ns:
-                data = msgspec.json.encode(stored.beat, order="deterministic")
-                writer.add_heartbeat(Record(stored.seq, stored.time_ns, subjects.beat_subject(stored.beat), {}, data))
-    return writer.close()
+    with BundleWriter(file, before=digest, made_by=f"flowctl {__version__}") as writer:
+        first: Record | None = None
+        seq, last_ns = after, 0
+        async for record in journal.records(after=after, upto=upto):
+            if record.seq != seq + 1:
+                break
+            writer.add(record)
+            first = first or record
+            seq, last_ns = record.seq, record.time_ns
+            _tell(progress, "exporting", seq - after, upto - after)
+        if seq != upto:
+            raise JournalCorruptError(f"the journal has no entry {seq + 1}", hint="`flowctl verify` says what is wrong with it")
+        if heartbeats and first is not None:
+            whole = upto == await journal.last_sequence()
+            async for stored in store.heartbeats.read(since_ns=first.time_ns):
+                if whole or stored.time_ns <= last_ns:
+                    data = msgspec.json.encode(stored.beat, order="deterministic")
+                    writer.add_heartbeat(Record(stored.seq, stored.time_ns, subjects.beat_subject(stored.beat), {}, data))
+        return writer.close()
 
 
 async def import_journal(

@@ -14,7 +14,7 @@ from flowctl.journal.events import Aggregate
 from flowctl.journal.jetstream.api_call import ApiError
 from flowctl.journal.jetstream.commit import Append, CommitCounts, GroupCommit
 from flowctl.journal.jetstream.connection import Connection
-from flowctl.journal.jetstream.messages import get_message, nanoseconds
+from flowctl.journal.jetstream.messages import Message, get_message, nanoseconds
 from flowctl.journal.jetstream.reader import Position, Raw, StreamReader
 from flowctl.journal.jetstream.restore import restore
 from flowctl.journal.jetstream.streams import StreamInfo, info_upto
@@ -153,16 +153,22 @@ class JetStreamJournal:
 
     async def entry(self, seq: int) -> Entry:
         """See ``Journal``."""
+        found = await self._message(seq)
+        if found is None and 0 < seq <= self.seen_sequence:
+            await self._info(seq)  # a leader that is cut off has not got it
+            found = await self._message(seq)
+            if found is None:
+                raise JournalCorruptError(f"entry {seq} of the journal is gone, and entry {self.seen_sequence} was seen")
+        if found is None:
+            raise NotFoundError(f"the journal has no entry {seq}")
+        return codec.decode(found.seq, found.time_ns, found.subject, found.headers, found.data)
+
+    async def _message(self, seq: int) -> Message | None:
         self._connection.raise_if_broken()
         try:
-            found = await get_message(self._connection, subjects.JOURNAL_STREAM, {"seq": seq}) if seq > 0 else None
+            return await get_message(self._connection, subjects.JOURNAL_STREAM, {"seq": seq}) if seq > 0 else None
         except ApiError as error:
             raise self._connection.unavailable(error.message) from error
-        if found is not None:
-            return codec.decode(found.seq, found.time_ns, found.subject, found.headers, found.data)
-        if 0 < seq <= self.seen_sequence:
-            raise JournalCorruptError(f"entry {seq} of the journal is gone, and entry {self.seen_sequence} was seen")
-        raise NotFoundError(f"the journal has no entry {seq}")
 
     async def records(self, *, after: int = 0, upto: int | None = None) -> AsyncIterator[Record]:
         """See ``Journal``."""

@@ -44,29 +44,25 @@ class JetStreamStore:
         monitor_url: str | None = None,
         assume_synced: bool = False,
         replicas: int | None = None,
-        seen_sequence: int = 0,
         importing: bool = False,
     ) -> Self:
         """Connect, and check the server and the streams; ``create`` makes streams that are absent.
 
         ``url`` may carry credentials and may name several servers of a cluster, separated by commas. ``monitor_url`` is the
         server's HTTP monitoring, which proves the fsync setting; ``assume_synced`` vouches for it instead. ``replicas`` None:
-        three on a cluster, one on a single server. ``seen_sequence`` is the last that was ever seen of this journal;
-        ``importing`` admits one that is half imported.
+        three on a cluster, one on a single server. ``importing`` admits a journal that is half imported.
 
         Raises:
             JournalUnavailableError: no server answered in time, or it refused the credential.
             InvalidSettingError: the address cannot be one.
             JournalMisconfiguredError: the server or a stream could lose what it acknowledges; the message names the setting.
-            JournalCorruptError: the journal ends before ``seen_sequence``, or in the middle of an import.
+            JournalCorruptError: the journal ends in the middle of an import.
         """
         connection = Connection(url, name=name, connect_timeout_s=connect_timeout_s, request_timeout_s=request_timeout_s)
         await connection.open()
         store = cls(connection, clock or SystemClock())
         try:
-            await store._admit(
-                create=create, monitor_url=monitor_url, assume_synced=assume_synced, replicas=replicas, seen=seen_sequence
-            )
+            await store._admit(create=create, monitor_url=monitor_url, assume_synced=assume_synced, replicas=replicas)
             if not importing:
                 await store._check_import()
         except BaseException:
@@ -74,9 +70,7 @@ class JetStreamStore:
             raise
         return store
 
-    async def _admit(
-        self, *, create: bool, monitor_url: str | None, assume_synced: bool, replicas: int | None, seen: int
-    ) -> None:
+    async def _admit(self, *, create: bool, monitor_url: str | None, assume_synced: bool, replicas: int | None) -> None:
         info = self._connection.server_info
         server_check.check_server_info(info)
         await server_check.check_sync(self._connection, monitor_urls=monitor_url or "", assume_synced=assume_synced)
@@ -88,9 +82,8 @@ class JetStreamStore:
             kept = (streams.dead_letter_settings(copies), streams.snapshot_settings(copies), streams.notice_settings(copies))
             for settings in kept:
                 await streams.ensure_stream(self._connection, settings, create=True)
-        self.journal.observe(nanoseconds(found.ts), seen)
         self.journal.check_identity(found)
-        self._check_end(found)
+        self.journal.observe(nanoseconds(found.ts), found.state.last_seq)
         self._connection.check = partial(self._check_again, monitor_url or "", assume_synced=assume_synced)
 
     async def _check_import(self) -> None:
@@ -110,9 +103,6 @@ class JetStreamStore:
         await server_check.check_sync(self._connection, monitor_urls=monitor_urls, assume_synced=assume_synced)
         found = await streams.info_upto(self._connection, subjects.JOURNAL_STREAM, self.journal.seen_sequence)
         self.journal.check_identity(found)
-        self._check_end(found)
-
-    def _check_end(self, found: streams.StreamInfo) -> None:
         seen, last = self.journal.seen_sequence, found.state.last_seq
         if last < seen:
             raise JournalCorruptError(
@@ -127,11 +117,6 @@ class JetStreamStore:
         return self._connection.connected
 
     @property
-    def seen_sequence(self) -> int:
-        """The last sequence of the journal that this store knows of; worth remembering for the next ``connect``."""
-        return self.journal.seen_sequence
-
-    @property
     def connection(self) -> Connection:
         """The connection, for observers of its loss (``on_disconnect``, ``on_reconnect``)."""
         return self._connection
@@ -140,6 +125,14 @@ class JetStreamStore:
     def nc(self) -> Any:  # noqa: ANN401  # whoever wants it imports nats
         """The raw nats client; another one after some failures, so ask each time."""
         return self._connection.client
+
+    async def end_beyond(self, seq: int) -> int:
+        """The journal's last sequence; one before ``seq`` only if it is sure that there is no such entry (``info_upto``).
+
+        Raises:
+            JournalUnavailableError: the server does not answer, or does not know.
+        """
+        return (await streams.info_upto(self._connection, subjects.JOURNAL_STREAM, seq)).state.last_seq
 
     async def stream_last_sequence(self, stream: str) -> int:
         """The sequence of the last message of one of the streams, 0 if it never had one.

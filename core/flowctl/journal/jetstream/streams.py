@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Final
 
 import msgspec
+from msgspec import field
 
 from flowctl.errors import JournalAbsentError, JournalCorruptError, JournalMisconfiguredError
 from flowctl.journal import subjects
@@ -20,6 +21,8 @@ NOTICE_BYTES: Final = 64 * 1024 * 1024
 
 STALE_ANSWERS: Final = 20
 STALE_S: Final = 0.5
+HEARD_S: Final = 3.0
+"""A leader tells its followers every second that it leads, and they answer."""
 
 STREAM_NOT_FOUND: Final = 10059
 STREAM_EXISTS: Final = 10058
@@ -182,6 +185,21 @@ class StreamState(msgspec.Struct, frozen=True):
     last_seq: int = 0
 
 
+class Follower(msgspec.Struct, frozen=True):
+    """One of the stream's other copies, as its leader knows it: whether it has everything, and how many ns ago it was heard."""
+
+    current: bool = False
+    offline: bool = False
+    active: int = 0
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Who keeps the stream: the server that leads it, and the others."""
+
+    leader: str = ""
+    replicas: list[Follower] = field(default_factory=list[Follower])
+
+
 class StreamInfo(msgspec.Struct, frozen=True):
     """The server's answer to ``STREAM.INFO``. ``ts`` is the server's own time of the answer (RFC 3339)."""
 
@@ -189,6 +207,16 @@ class StreamInfo(msgspec.Struct, frozen=True):
     state: StreamState
     created: str = ""
     ts: str = ""
+    cluster: Group | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether most of the copies follow the server that answered; one that is cut off goes on for a while as if they did."""
+        if self.cluster is None:
+            return True
+        followers = self.cluster.replicas
+        following = [each for each in followers if each.current and not each.offline and each.active < HEARD_S * _S]
+        return len(following) + 1 > (len(followers) + 1) / 2
 
 
 async def stream_info(connection: Connection, stream: str, *, timeout_s: float | None = None) -> StreamInfo:
@@ -210,15 +238,23 @@ async def stream_info(connection: Connection, stream: str, *, timeout_s: float |
 async def info_upto(connection: Connection, stream: str, seq: int) -> StreamInfo:
     """What the stream is and holds; if it has several copies, not before it holds message ``seq``, or for ten seconds does not.
 
-    The leader of a moment ago answers with what it had, a new one before it has applied all that it has. Raises as
-    ``stream_info``.
+    A leader that is cut off from the others answers with what it had until it notices; a new one before it has applied all that
+    it has. So only a leader that has been followed for those ten seconds is believed that there is no such message.
+
+    Raises:
+        JournalUnavailableError: the server does not answer, or does not know.
+        JournalCorruptError, ApiError: as for ``stream_info``.
     """
     info = await stream_info(connection, stream)
+    led = 0
     for _ in range(STALE_ANSWERS):
         if info.state.last_seq >= seq or info.config.get("num_replicas") == 1:
-            break
+            return info
+        led += info.leads
         await asyncio.sleep(STALE_S)
         info = await stream_info(connection, stream)
+    if info.state.last_seq < seq and led < STALE_ANSWERS:
+        raise connection.unavailable(f"{stream} ends at {info.state.last_seq} on a server that is cut off from the others")
     return info
 
 
