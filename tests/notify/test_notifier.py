@@ -170,6 +170,24 @@ async def test_after_enough_attempts_a_notice_is_kept(store: JetStreamStore, hoo
     assert "tried 3 times" in stored.notice.error
 
 
+async def test_an_address_that_does_not_answer_is_asked_once_in_a_redrive(store: JetStreamStore, hook: Hooks):
+    """However many notices there are for it; those of other routes go out."""
+    silent, taken = f"a: host.*.lost -> http://{hook.address}/silent", f"b: host.*.lost -> http://{hook.address}/taken"
+    hook.plans["/silent"] = ["hang"]
+    for route, seq in zip("aaba", await change(store, 4), strict=True):
+        await store.notices.put(Notice(route=route, seq=seq, error="no answer"))
+    async with notifier(store, silent, taken, notify_timeout_s=0.3) as running:
+        done = await running.service.redrive(api_notify.RedriveNotices())
+    assert [each.error for each in done.notices] == [
+        "no answer within 0.3 s",
+        "not tried: no answer within 0.3 s",
+        "",
+        "not tried: no answer within 0.3 s",
+    ]
+    assert (len(hook.at("/silent")), len(hook.at("/taken"))) == (1, 1)
+    assert [stored.notice.route for stored in await store.notices.read()] == ["a", "a", "a"]
+
+
 async def test_without_room_for_what_nobody_takes_a_route_waits(store: JetStreamStore, hook: Hooks):
     """The journal answers, so the notifier is ready; the entry is not POSTed for each look; room made, the route goes on."""
     smaller = notice_settings(1) | {"max_bytes": 700}

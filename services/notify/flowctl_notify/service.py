@@ -147,17 +147,24 @@ class NotifyService:
         return api_notify.TriedRoutes(routes=[_tested(worker, answer) for worker, answer in zip(workers, answers, strict=True)])
 
     async def redrive(self, request: api_notify.RedriveNotices) -> api_notify.RedrivenNotices:
-        """Send the undelivered notices once more, in order; those that are taken are let go of."""
+        """Send the undelivered notices once more, in order; those that are taken are let go of.
+
+        An address that once does not answer gets no more of them: each would cost as long as the first.
+        """
         store = self._context.store
         workers = {worker.route.name: worker for worker in self._workers}
+        silent: dict[str, str] = {}
         done: list[api_notify.RedrivenNotice] = []
         for stored in await store.notices.read():
             notice = stored.notice
             if request.route not in ("", notice.route) or (request.numbers and stored.number not in request.numbers):
                 continue
-            error = f"there is no route {notice.route}"
-            if notice.route in workers:
-                error = _problem(await workers[notice.route].once(await store.journal.entry(notice.seq)))
+            error = silent.get(notice.route) or f"there is no route {notice.route}"
+            if notice.route in workers.keys() - silent.keys():
+                answer = await workers[notice.route].once(await store.journal.entry(notice.seq))
+                error = _problem(answer)
+                if isinstance(answer, NoAnswer):
+                    silent[notice.route] = f"not tried: {error}"
             if not error:
                 await store.notices.remove(stored.number)
             done.append(api_notify.RedrivenNotice(number=stored.number, seq=notice.seq, error=error))
