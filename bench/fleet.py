@@ -32,9 +32,8 @@ from flowctl.journal.embedded import EmbeddedNats
 from flowctl.journal.events import ComponentStatusChanged
 from flowctl.journal.heartbeats import Heartbeat
 from flowctl.journal.jetstream import JetStreamStore
-from flowctl.journal.subjects import HEARTBEAT_STREAM
 from harness import cpu_s, free_port, pss_mb
-from heartbeats import instance, register
+from heartbeats import instance, last_heartbeat, register
 from report import Figures, parser, percentile, progress, publish
 
 Send = Callable[..., Awaitable[bytes]]
@@ -135,7 +134,7 @@ async def measure(plan: Plan) -> Figures:
             f"{plan.components} registered in {time.monotonic() - before:.1f} s; {len(plan.silent)} of them will fall silent"
         )
         store = await JetStreamStore.connect(nats.url, name="bench", assume_synced=True, create=False)
-        first = await store.stream_last_sequence(HEARTBEAT_STREAM)
+        first = await last_heartbeat(store)
         used = {name: cpu_s(pid) for name, pid in pids.items()} | {"client": cpu_s(os.getpid())}
         async with grpc.aio.insecure_channel(address) as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD, bytes, bytes)
@@ -144,7 +143,7 @@ async def measure(plan: Plan) -> Figures:
             elapsed = time.monotonic() - begun
         figures: Figures = {
             "components": plan.components,
-            "heartbeats_per_s": (await store.stream_last_sequence(HEARTBEAT_STREAM) - first) / elapsed,
+            "heartbeats_per_s": (await last_heartbeat(store) - first) / elapsed,
         }
         cores = {name: (cpu_s(pid) - used[name]) / elapsed for name, pid in (pids | {"client": os.getpid()}).items()}
         memory = {name: pss_mb(pid) for name, pid in pids.items()}

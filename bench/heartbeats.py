@@ -18,6 +18,7 @@ import grpc.aio
 from flowctl.control.v1 import control_pb2, control_pb2_grpc
 from flowctl.journal.embedded import EmbeddedNats
 from flowctl.journal.jetstream import JetStreamStore
+from flowctl.journal.jetstream.streams import stream_info
 from flowctl.journal.subjects import HEARTBEAT_STREAM
 from harness import cpu_s, free_port
 from report import parser, progress, publish
@@ -86,10 +87,10 @@ async def measure(instances: int, in_flight: int, seconds: float) -> dict[str, f
             await register(address, instances)
             progress(f"{instances} instances registered; sending for {seconds:g} s")
             store = await JetStreamStore.connect(nats.url, name="bench", assume_synced=True, create=False)
-            before, used, begun = await stored(store), cpu_s(registry.pid), time.monotonic()
+            before, used, begun = await last_heartbeat(store), cpu_s(registry.pid), time.monotonic()
             answered = await beat(address, instances, in_flight, seconds)
             elapsed, used = time.monotonic() - begun, cpu_s(registry.pid) - used
-            appended = await stored(store) - before
+            appended = await last_heartbeat(store) - before
             await store.close()
         finally:
             registry.terminate()
@@ -105,9 +106,9 @@ async def measure(instances: int, in_flight: int, seconds: float) -> dict[str, f
     }
 
 
-async def stored(store: JetStreamStore) -> int:
+async def last_heartbeat(store: JetStreamStore) -> int:
     """The last sequence of the heartbeat stream."""
-    return await store.stream_last_sequence(HEARTBEAT_STREAM)
+    return (await stream_info(store.connection, HEARTBEAT_STREAM)).state.last_seq
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ FOUND = """\
 - Seeds 6, 33 and 228 ended services for good: a cluster without a leader was taken for a fault of one's own (seed 6 of the first
   campaign), a new leader that had not yet applied all it had for a journal that lost entries (33), and a socket whose end another
   task had given up on ended whoever closed it (228).
-- Seed 5052 ended an agent for good: the NATS server on its host led the journal, was cut off, and answered with what it had; the agent
-  had seen more elsewhere, and took that for lost entries. Only a leader that is followed is believed now.
+- Seed 5052 ended an agent for good: the NATS server on its host led the journal, was cut off, and answered with what it had;
+  the agent had seen more elsewhere, and took that for lost entries. Only a leader that is followed is believed now.
 - Seed 3003: a host whose power came back was said to be lost for another 12 to 15 s. NATS never answers what it is asked while it
-  elects its leader, and that answer was waited for; now the question is put again after two seconds.
+  elects its leader, and that answer was waited for; now the question is put again after a second.
 - Seeds 1060 and 3079 missed registrations that were acknowledged, and that were there: a reading that is to end took its
   consumer's word for the end, and a consumer may lie on a server that has not caught up yet. Now the stream's leader is asked.
 - After seed 4030 a pipeline stayed degraded for a minute, though what was said of it was right: a NATS server that had been cut

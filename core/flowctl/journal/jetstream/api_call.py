@@ -18,7 +18,7 @@ NOBODY_NOW: Final = 503
 SWITCHED_OFF: Final = (10039, 10076)
 """JetStream is not enabled for the account or the server (``errors.json`` of nats-server): waiting does not change that."""
 ASK_AGAIN_S: Final = 0.2
-ANSWER_S: Final = 2.0
+ANSWER_S: Final = 1.0
 """After so long without an answer the question is put once more; an answer to the first still counts."""
 
 

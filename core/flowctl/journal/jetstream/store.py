@@ -1,5 +1,6 @@
 """The store on JetStream: one connection, the streams, and the checks before the first byte."""
 
+import asyncio
 from functools import partial
 from typing import Any, Self
 
@@ -76,19 +77,18 @@ class JetStreamStore:
         await server_check.check_sync(self._connection, monitor_urls=monitor_url or "", assume_synced=assume_synced)
         copies = replicas or server_check.default_replicas(info)
         found = await streams.ensure_stream(self._connection, streams.journal_settings(copies), create=create)
-        for settings in (streams.heartbeat_settings(copies), streams.log_settings(copies)):
-            await streams.ensure_stream(self._connection, settings, create=create)
+        others = [streams.heartbeat_settings(copies), streams.log_settings(copies)]
         if create:  # a store of an earlier version has them not until a service has started on it
-            kept = (streams.dead_letter_settings(copies), streams.snapshot_settings(copies), streams.notice_settings(copies))
-            for settings in kept:
-                await streams.ensure_stream(self._connection, settings, create=True)
+            others += [streams.dead_letter_settings(copies), streams.snapshot_settings(copies), streams.notice_settings(copies)]
+        # All at once: each may be without a leader for a while, and they elect theirs at the same time.
+        await asyncio.gather(*(streams.ensure_stream(self._connection, settings, create=create) for settings in others))
         self.journal.check_identity(found)
         self.journal.observe(nanoseconds(found.ts), found.state.last_seq)
         self._connection.check = partial(self._check_again, monitor_url or "", assume_synced=assume_synced)
 
     async def _check_import(self) -> None:
         """Half of an imported journal must not be taken for a whole one."""
-        last = await self.stream_last_sequence(subjects.JOURNAL_STREAM)
+        last = self.journal.seen_sequence
         found = await get_message(self._connection, subjects.JOURNAL_STREAM, {"seq": last}) if last else None
         upto = codec.imported_upto(found.headers) if found is not None else 0
         if upto > last:
@@ -133,14 +133,6 @@ class JetStreamStore:
             JournalUnavailableError: the server does not answer, or does not know.
         """
         return (await streams.info_upto(self._connection, subjects.JOURNAL_STREAM, seq)).state.last_seq
-
-    async def stream_last_sequence(self, stream: str) -> int:
-        """The sequence of the last message of one of the streams, 0 if it never had one.
-
-        Raises:
-            JournalUnavailableError: the server does not answer.
-        """
-        return (await streams.stream_info(self._connection, stream)).state.last_seq
 
     async def close(self) -> None:
         """See ``Store``."""
