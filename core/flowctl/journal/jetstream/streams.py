@@ -254,7 +254,7 @@ async def info_upto(connection: Connection, stream: str, seq: int) -> StreamInfo
         await asyncio.sleep(STALE_S)
         info = await stream_info(connection, stream)
     if info.state.last_seq < seq and led < STALE_ANSWERS:
-        raise connection.unavailable(f"{stream} ends at {info.state.last_seq} on a server that is cut off from the others")
+        raise connection.unavailable(f"{stream} ends at {info.state.last_seq} on a server that most of the others do not follow")
     return info
 
 
