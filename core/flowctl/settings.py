@@ -125,7 +125,7 @@ class AgentSettings(Settings):
     registry: str = Field("127.0.0.1:8080", description="host:port of the registry, as components on this host reach it")
     advertise_host: str = Field("127.0.0.1", description="the address at which other hosts reach components on this one")
     port_range: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,5}-[0-9]{1,5})?$")] = Field(
-        "", description="first-last: the ports that components on this host listen on, for firewalls; empty: any free ones"
+        "", description="first-last: the ports that components on this host listen on, two each, for firewalls; empty: any free"
     )
     drivers: Annotated[str, StringConstraints(pattern=r"^(auto|(process|docker)(,(process|docker))?)$")] = Field(
         "auto", description="what this host starts components with; auto: process, and docker if an engine is there"

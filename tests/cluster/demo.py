@@ -57,6 +57,8 @@ def play(running: Cluster) -> int:
     say("\n$ flowctl hosts drain h2     # for a new kernel: one instance after the other goes elsewhere")
     say(running.run("hosts", "drain", "h2", "--timeout", "60").stdout.rstrip())
     running.run("hosts", "undrain", "h2")
+    took = timed(lambda: until(lambda: running.run("doctor", expect=None).returncode == 0, "all to be well", timeout_s=60))
+    say(f"\nthe NATS servers that came back have caught up, {took:.1f} s later")
     show(running, "doctor")
 
     say("\n$ flowctl down orders")

@@ -16,8 +16,8 @@ FOUND = """\
   consumer's word for the end, and a consumer may lie on a server that has not caught up yet. Now the stream's leader is asked.
 - After seed 4030 a pipeline stayed degraded for a minute, though what was said of it was right: a NATS server that had been cut
   off twice logged streams without a quorum. Played again it did not come. It is not explained.
-- Three heals took 10.1, 10.1 and 11.9 s (seeds 5155, 6077 and 6110). Played again the last two took 0.0 to 8.9 s: the election of a
-  leader alone takes NATS 4 to 9 s, by chance.
+- Three heals took 10.1, 10.1 and 11.9 s (seeds 5155, 6077 and 6110). Played again the last two took 0.0 to 8.9 s: the election
+  of a leader alone takes NATS 4 to 9 s, by chance.
 """.splitlines()
 
 RIGHT_S = 10.0

@@ -31,7 +31,8 @@ def agent(
         str | None, typer.Option("--advertise", metavar="ADDRESS", help="Where other hosts reach components on this one.")
     ] = None,
     ports: Annotated[
-        str | None, typer.Option("--ports", metavar="FIRST-LAST", help="The ports that components here listen on; any free ones.")
+        str | None,
+        typer.Option("--ports", metavar="FIRST-LAST", help="The ports that components here listen on, two each; any free ones."),
     ] = None,
     http_listen: Annotated[
         str | None, typer.Option("--http-listen", metavar="HOST:PORT", help="Where /health, /ready and /metrics are.")

@@ -172,6 +172,7 @@ class AgentService:
 
     async def _prepare(self, key: RunKey, assignment: Assignment, pipeline: PipelineState | None) -> Launch:
         settings = self._settings
+        data_port, health_port = await self._ports_for(key, assignment)
         surroundings = Surroundings(
             registry=settings.registry,
             advertise_host=await self._meeting_point(assignment, pipeline) or settings.advertise_host,
@@ -180,12 +181,23 @@ class AgentService:
             log_level=settings.log_level,
             log_format="json" if settings.log_format == "json" else "console",  # people read it with `flowctl logs`
             env=os.environ,
-            data_port=self._ports.take() if self._ports is not None else 0,
-            health_port=self._ports.take() if self._ports is not None else 0,
+            data_port=data_port,
+            health_port=health_port,
         )
         source = pipeline.source if pipeline is not None else ""
         place = Place(cwd=working_directory(source, Path.is_dir), read_file=read_secret)
         return await asyncio.to_thread(prepare, key, assignment, surroundings, place)
+
+    async def _ports_for(self, key: RunKey, assignment: Assignment) -> tuple[int, int]:
+        """Where a run is to listen for data and for questions about its health; 0 for any free port, or its component's own."""
+        own = assignment.component.ports
+        if self._ports is None or (own is not None and own.data and own.health):
+            return 0, 0
+        runs = {run.key: run.live for run in await self._driver.list()}
+        now_s = self._context.clock.monotonic_ns() / 1e9
+        data = 0 if own is not None and own.data else self._ports.take(key, runs, now_s)
+        health = 0 if own is not None and own.health else self._ports.take(key, runs, now_s)
+        return data, health
 
     async def _meeting_point(self, assignment: Assignment, pipeline: PipelineState | None) -> str | None:
         """Where containers of its pipeline reach a process, if it may have any here and the advertised address will not do."""
