@@ -61,10 +61,11 @@ def contained(component_id: str, program: str, *inputs: str, **fields: Any) -> d
 
 
 def mixed(name: str, directory: Path, *, count: int, rate: float = 0) -> str:
-    """A process, a container, a process."""
+    """A process, a container, a process; numbers at a rate end when the file ``go`` is there."""
+    last_after = {"last_after": str(directory / "go")} if rate else {}
     return pipeline(
         name,
-        sources=[component("numbers", "count", config={"count": count, "rate": rate})],
+        sources=[component("numbers", "count", config={"count": count, "rate": rate, **last_after})],
         processors=[contained("double", "double", "numbers")],
         sinks=[component("keep", "keep", "double", config={"path": str(directory / "out" / "rows")})],
     )
@@ -114,12 +115,13 @@ def second_agent(flowctl: Flowctl, log: Path) -> Generator["subprocess.Popen[str
 
 
 def on_h2(name: str, tmp_path: Path, *, count: int) -> str:
-    """A process and two containers, all on the second host."""
+    """A process and two containers, all on the second host; the numbers end when the file ``go`` is there."""
     place = {"placement": {"host": "h2"}}
+    numbers = {"count": count, "rate": 400, "last_after": str(tmp_path / "go")}
     out = {"container": {"volumes": [{"source": str(tmp_path / "out"), "target": "/out"}]}}
     return pipeline(
         name,
-        sources=[component("numbers", "count", config={"count": count, "rate": 400}, **place)],
+        sources=[component("numbers", "count", config=numbers, **place)],
         processors=[contained("double", "double", "numbers", **place)],
         sinks=[contained("keep", "keep", "double", config={"path": "/out/rows"}, **place, **out)],
     )
@@ -135,7 +137,7 @@ def test_a_killed_agent_finds_its_containers_again(flowctl: Flowctl, tmp_path: P
     """kill -9: data goes on without it; the next one has the same containers as the same incarnations; no event is lost."""
     flowctl.run("server", "--detach")
     with second_agent(flowctl, tmp_path / "h2.log") as first:
-        flowctl.run("up", "--detach", "--wait", str(flowctl.write("pipeline.yaml", on_h2("adopt", tmp_path, count=4000))))
+        flowctl.run("up", "--detach", "--wait", str(flowctl.write("pipeline.yaml", on_h2("adopt", tmp_path, count=8000))))
         until(lambda: len(rows(tmp_path / "out" / "rows")) > 100, "some events")
         before = until(lambda: owners(flowctl), "what everything runs as")
         first.kill()
@@ -148,8 +150,9 @@ def test_a_killed_agent_finds_its_containers_again(flowctl: Flowctl, tmp_path: P
     with second_agent(flowctl, tmp_path / "h2.log"):
         until(lambda: (tmp_path / "h2.log").read_text().count("adopted") >= 3, "an agent that has taken over")
         assert owners(flowctl) == before
+        (tmp_path / "go").touch()
         flowctl.until_status("adopt", "completed")
-        assert set(numbers_in(tmp_path / "out" / "rows")) == set(range(4000))
+        assert set(numbers_in(tmp_path / "out" / "rows")) == set(range(8000))
         starts = [entry for entry in flowctl.history("adopt") if entry["type"] == "ComponentStarting"]
         assert len(starts) == 3
         until(lambda: not leftovers(engine, tmp_path), "an engine without anything of the pipeline")
@@ -164,6 +167,7 @@ def test_a_killed_container_is_seen_at_once_and_started_again(flowctl: Flowctl, 
         pid = api.inspect_container(handle)["State"]["Pid"]
     killed_at = time.time()
     os.kill(pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
     flowctl.until_status("crash", "completed")
     assert set(numbers_in(tmp_path / "out" / "rows")) == set(range(4000))
     entries = [entry for entry in flowctl.history("crash") if entry["instance"] == "crash.double.0"]
