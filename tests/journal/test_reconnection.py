@@ -178,6 +178,21 @@ async def test_closing_survives_that_somebody_else_gave_up_waiting_for_the_socke
         await held.close()
 
 
+async def test_closing_survives_that_the_server_is_gone_and_something_was_to_be_sent():
+    """Nobody can take it: the client ends all the same, with its subscriptions."""
+    async with nats_server() as server:
+        held = connection.Connection(server.url, name="test", connect_timeout_s=5, request_timeout_s=5)
+        await held.open()
+        inbox = next(iter(held.client._subs.values()))
+        await server.stop()
+        await eventually(lambda: held.client.is_reconnecting, "the client to notice")
+        await held.client.publish("somewhere", b"data")
+        await held.close()
+        assert held.client.is_closed
+        assert not held.client._subs
+        await eventually(inbox._wait_for_msgs_task.done, "the subscription to end")
+
+
 async def test_a_client_that_is_closed_while_it_looks_for_its_server_looks_no_more(monkeypatch: pytest.MonkeyPatch):
     """At whatever step of an attempt the end comes: nothing of the client goes on."""
     dial: Any = getattr(PatientClient, "_connect_to_server")  # noqa: B009 - nats-py has no public name for it

@@ -98,7 +98,8 @@ class Presence:
                     lambda fleet: leave(fleet, self._host, self._joined.agent, reason), actor=f"agent/{self._host}"
                 )
         except (TimeoutError, FlowctlError) as error:
-            log.warning("the journal does not learn that this host leaves: %s", error)
+            why = str(error) or f"not within {LEAVE_S:g} s"
+            log.warning("the journal does not learn that this host leaves: %s", why)
 
     async def _join(self) -> None:
         await self._projection.decide(lambda fleet: join(fleet, self._host, self._joined), actor=f"agent/{self._host}")

@@ -1,4 +1,4 @@
-"""nats-py's client with five of its habits changed."""
+"""nats-py's client with six of its habits changed."""
 
 import asyncio
 import functools
@@ -43,7 +43,8 @@ class PatientClient(Client):
     a whole stream gets its messages raw: making an object of each and queueing it for a task takes longer than folding it.
     An attempt to connect that came half-way leaves its socket to the garbage collector there, and is closed here. Who waits for
     a socket's end and is cancelled cancels the wait of everybody else (a future of asyncio's streams, shared by all who wait):
-    whoever closes a client is not ended by that.
+    whoever closes a client is not ended by that. And nobody can close it when the server is gone while something is still to be
+    sent; here it closes.
     """
 
     _parse_header_lines = staticmethod(parse_header_lines)
@@ -78,7 +79,11 @@ class PatientClient(Client):
     async def _close(self, *args: Any, **words: Any) -> None:  # noqa: ANN401 - as in nats-py
         """However it ends: no attempt to connect goes on, and no socket stays open."""
         try:
-            await super()._close(*args, **words)
+            try:
+                await super()._close(*args, **words)
+            except OSError:  # what was to be sent cannot be: go on with the rest
+                self._status = Client.DISCONNECTED
+                await super()._close(*args, **words)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
