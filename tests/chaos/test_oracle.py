@@ -120,6 +120,24 @@ def test_a_loss(fabricated: Fabricated):
     assert fabricated.problems()[0] == f"k: lost 1 of {len(fabricated.good)} events: s.0:{EVENTS - 1}/p.0"
 
 
+@pytest.mark.parametrize(
+    ("window", "missing", "skipped", "fits"),
+    [(0, 5, 5, True), (0, 5, 4, False), (7, 5, 1, True), (7, 8, 1, False), (7, 1, 2, False)],
+)
+def test_what_went_by_before_a_sink_was_there(fabricated: Fabricated, *, window: int, missing: int, skipped: int, fits: bool):
+    """Exactly what its senders counted; of a window up to as many events as it has."""
+    parts = {part.name: part for part in fabricated.plan.parts}
+    parts["k"] = msgspec.structs.replace(parts["k"], stays=False)
+    parts["p"] = msgspec.structs.replace(parts["p"], window=window)
+    fabricated.plan = msgspec.structs.replace(fabricated.plan, parts=tuple(parts.values()))
+    account = fabricated.accounts["p"]
+    shares = [msgspec.structs.replace(each, skipped=skipped if each.component == "k" else 0) for each in account.shares]
+    fabricated.accounts["p"] = msgspec.structs.replace(account, shares=shares)
+    del fabricated.lines["k"][:missing]
+    said = f"k: {missing} events are missing, and {skipped} went by before it was there"
+    assert (said not in fabricated.problems()) == fits
+
+
 def test_a_duplicate_without_a_reason(fabricated: Fabricated):
     """An event that came twice although nothing on its way can have caused that."""
     fabricated.lines["k"].append(fabricated.line(8))
